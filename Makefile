@@ -1,0 +1,37 @@
+# Everything runs in a virtual environment that the first command makes.
+PYTHON ?= python3
+STACK ?= onedl
+VENV ?= $(or $(MMXVIT_VENV),.venv)
+
+.PHONY: help setup demo test lint docs clean
+
+help:
+	@echo 'make demo   train, test and look at a small detector on toy data'
+	@echo 'make test   run the tests'
+	@echo 'make lint   check style and spelling'
+	@echo 'make docs   build the documentation into docs/_build'
+	@echo 'make setup  only make the environment that all of these run in'
+	@echo 'make clean  remove what builds leave; environment and results stay'
+	@echo
+	@echo 'Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  STACK=$(STACK)'
+
+setup:
+	@$(PYTHON) tools/dev/setup_env.py --venv '$(VENV)' --stack '$(STACK)'
+
+demo: setup
+	@'$(VENV)/bin/python' demo/run_demo.py
+
+test: export OMP_NUM_THREADS ?= 2
+test: setup
+	@'$(VENV)/bin/python' -m pytest tests -q --durations=10
+
+lint: setup
+	@'$(VENV)/bin/ruff' check .
+	@'$(VENV)/bin/codespell'
+
+docs: setup
+	@'$(VENV)/bin/sphinx-build' -W --keep-going -q docs docs/_build
+	@echo 'docs/_build/index.html'
+
+clean:
+	rm -rf build dist *.egg-info docs/_build .pytest_cache .ruff_cache

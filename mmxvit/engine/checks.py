@@ -1,0 +1,299 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Mistakes in a config that are better found before a run than in it."""
+import os.path as osp
+import re
+from collections.abc import Iterator, Sequence
+
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from .command import UserError
+
+# Dataset type -> layout of tools/dataset_tools/make_shapes.py
+_LAYOUTS = (
+    ('panoptic', 'coco_panoptic'),
+    ('coco', 'coco'),
+    ('cityscapes', 'cityscapes'),
+    ('ade', 'ade20k'),
+    ('bdd', 'bdd100k'),
+    ('voc', 'voc'),
+    ('imagenet|custom', 'imagenet'),
+)
+# They fetch their files by themselves.
+_DOWNLOADED = ('CIFAR', 'MNIST')
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> None:
+    """Check that the files and folders a run reads exist.
+
+    Looks at data sets and evaluators of ``splits`` (``'train'``, ``'val'``,
+    ``'test'``), inside wrappers such as ``RepeatDataset`` too. Data on remote
+    storage is not checked.
+
+    Raises:
+        UserError: Something is missing; lists all of it with the keys of the
+            config and the command that makes toy data.
+    """
+    missing: list[str] = []
+    roots: list[str] = []
+    layout = None
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key, dataset in _datasets(
+                loader.get('dataset'), f'{split}_dataloader.dataset'):
+            lines = [
+                f'  {kind} {path}  ({key}.{name})'
+                for kind, path, name in _expected(dataset)
+                if not osp.exists(path)
+            ]
+            if lines:
+                root = dataset.get('data_root')
+                if root is not None:
+                    roots.append(f'{key}.data_root is {root!r}' + (
+                        '' if osp.isdir(root) else ', no such folder'))
+                layout = layout or _layout(dataset)
+            missing += lines
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        if isinstance(evaluators, dict):
+            evaluators = [evaluators]
+        for evaluator in evaluators:
+            for name in ('ann_file', 'seg_prefix'):
+                path = evaluator.get(name)
+                if _is_local(path) and not osp.exists(path):
+                    kind = 'file  ' if name == 'ann_file' else 'folder'
+                    missing.append(
+                        f'  {kind} {path}  ({split}_evaluator.{name})')
+    if not missing:
+        return
+    # The same file is often named for validation, test and evaluation.
+    remedy = ('correct these keys in the config or by --cfg-options KEY=VALUE'
+              ' (relative paths count from the current folder)')
+    if layout:
+        remedy += (
+            '; toy data in this layout, to try the tools: '
+            'python tools/dataset_tools/make_shapes.py data/toy --layout '
+            f'{layout}')
+    raise UserError('\n'.join([
+        'data not found:', *dict.fromkeys(missing), *dict.fromkeys(roots),
+        remedy
+    ]))
+
+
+def _datasets(dataset: dict | None, key: str) -> Iterator[tuple[str, dict]]:
+    """Data sets without their wrappers, with their keys in the config."""
+    if not isinstance(dataset, dict):
+        return
+    if isinstance(dataset.get('dataset'), dict):
+        yield from _datasets(dataset['dataset'], f'{key}.dataset')
+    elif isinstance(dataset.get('datasets'), (list, tuple)):
+        for i, part in enumerate(dataset['datasets']):
+            yield from _datasets(part, f'{key}.datasets.{i}')
+    else:
+        yield key, dataset
+
+
+def _is_local(path: object) -> bool:
+    return isinstance(path, str) and path != '' and '://' not in path
+
+
+def _expected(dataset: dict) -> Iterator[tuple[str, str, str]]:
+    """(kind, path, key) of what a data set reads."""
+    remote = dataset.get('backend_args') or dataset.get('file_client_args')
+    kind = str(dataset.get('type', ''))
+    if remote or any(name in kind for name in _DOWNLOADED):
+        return
+    root = dataset.get('data_root') or ''
+    ann_file = dataset.get('ann_file')
+    if _is_local(ann_file):
+        yield 'file  ', osp.join(root, ann_file), 'ann_file'
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):  # mmpretrain
+        prefixes = dict(data_prefix=prefixes)
+    else:
+        prefixes = {f'data_prefix.{k}': v for k, v in prefixes.items()}
+    if not any(prefixes.values()) and dataset.get('split') and not ann_file:
+        prefixes = dict(split=dataset['split'])  # mmpretrain's ImageNet
+    labels_read = any('Annotations' in str(step.get('type'))
+                      for step in dataset.get('pipeline') or [])
+    for name, prefix in prefixes.items():
+        if 'seg' in name and not labels_read:
+            continue
+        if _is_local(prefix) or (root and prefix == ''):
+            path = osp.join(root, prefix)
+            if '://' not in path:
+                yield 'folder', path, name
+
+
+def _layout(dataset: dict) -> str | None:
+    kind = str(dataset.get('type', '')).rpartition('.')[2].lower()
+    return next((layout for pattern, layout in _LAYOUTS
+                 if re.search(pattern, kind)), None)
+
+
+def check_channels(cfg: Config) -> None:
+    """Check neck and heads of ``cfg.model`` against the backbone's maps.
+
+    Done for backbones that tell them (``out_channels``, ``out_strides``),
+    as those of this package do; stock backbones do not, and are not built
+    here. Necks and heads of unknown kind are only refused when they expect a
+    number of channels that no map has.
+
+    Raises:
+        UserError: They do not match, the message has the right ones; or the
+            backbone refuses its own arguments.
+    """
+    model = cfg.model
+    backbone_cfg = model.get('backbone')
+    if not isinstance(backbone_cfg, dict):
+        return
+    with DefaultScope.overwrite_default_scope(
+            cfg.get('default_scope', 'mmengine')):
+        backbone = _build_backbone(backbone_cfg)
+        if backbone is None:
+            return
+        maps = _Maps(backbone_cfg, backbone)
+        neck = model.get('neck')
+        if isinstance(neck, (list, tuple)):
+            neck = neck[0] if neck else None
+        if neck is None or _kind(neck) == 'GlobalAveragePooling':
+            _check_heads(model, maps)
+        else:
+            _check_neck(model, neck, maps)
+
+
+def _kind(cfg: dict) -> str:
+    return str(cfg.get('type', '')).rpartition('.')[2]
+
+
+def _build_backbone(cfg: dict, **changes: object) -> nn.Module | None:
+    """The backbone, if it is one that tells the channels of its maps."""
+    kind = cfg.get('type')
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    stock = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv', 'mmengine')
+    if kind is None or kind.__module__.split('.')[0] in stock:
+        return None
+    cfg = {**cfg, 'init_cfg': None, **changes}
+    try:
+        backbone = MODELS.build(cfg)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'model.backbone: {error}') from error
+    if not all(hasattr(backbone, name)
+               for name in ('out_channels', 'out_strides', 'out_indices')):
+        return None
+    return backbone
+
+
+class _Maps:
+    """What a backbone puts out."""
+
+    def __init__(self, cfg: dict, backbone: nn.Module) -> None:
+        self.cfg = cfg
+        self.channels = list(backbone.out_channels)
+        self.strides = list(backbone.out_strides)
+        self.indices = tuple(backbone.out_indices)
+
+    def __str__(self) -> str:
+        return (f'backbone {self.cfg["type"]} gives maps of '
+                f'{_join(self.channels)} channels (strides '
+                f'{_join(self.strides)}; out_indices={self.indices})')
+
+    def last(self, count: int) -> '_Maps':
+        """The last ``count`` maps that this backbone can give."""
+        if count == len(self.channels):
+            return self
+        every = _build_backbone(self.cfg, out_indices=None)
+        wanted = tuple(every.out_indices)[-count:]
+        return _Maps(self.cfg, _build_backbone(self.cfg, out_indices=wanted))
+
+
+def _join(values: Sequence[object]) -> str:
+    return ', '.join(map(str, values))
+
+
+def _refuse(key: str, value: object, maps: _Maps, remedy: str) -> None:
+    raise UserError(f'{key} is {value}, but {maps}: set {remedy}')
+
+
+# Necks whose in_channels are those of all maps, in order.
+_ONE_INPUT_PER_MAP = {
+    'ChannelMapper', 'CSPNeXtPAFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'HRFPN',
+    'JPU', 'MLANeck', 'MultiLevelNeck', 'NASFCOS_FPN', 'NASFPN', 'PAFPN',
+    'SSDNeck', 'SSH', 'YOLOV3Neck', 'YOLOXPAFPN'
+}
+
+
+def _check_neck(model: dict, neck: dict, maps: _Maps) -> None:
+    key = 'model.neck.in_channels'
+    given = neck.get('in_channels')
+    if given is None:
+        return
+    if isinstance(given, int) or _kind(neck) not in _ONE_INPUT_PER_MAP:
+        values = [given] if isinstance(given, int) else given
+        if not set(values) <= set(maps.channels):
+            _refuse(key, given, maps, f'{key} to the channels of these maps')
+        return
+    given = list(given)
+    fitting = maps.last(len(given))
+    right = fitting.channels
+    if _kind(neck) == 'YOLOV3Neck':  # starts from the last map
+        right = right[::-1]
+    # The number of maps is that of the levels of neck and head: it stays.
+    changes = {'model.backbone.out_indices': (maps.indices, fitting.indices),
+               key: (given, right)}
+    if _kind(neck) == 'SSDNeck':  # the maps themselves, then extra layers
+        outs = right + list(neck.get('out_channels', ()))[len(given):]
+        head = model.get('bbox_head') or {}
+        changes['model.neck.out_channels'] = (
+            list(neck.get('out_channels', ())), outs)
+        changes['model.bbox_head.in_channels'] = (
+            list(head.get('in_channels', outs)), outs)
+    wrong = {k: v for k, v in changes.items() if v[0] != v[1]}
+    if wrong:
+        name = key if key in wrong else next(iter(wrong))
+        _refuse(name, wrong[name][0], maps,
+                ' and '.join(f'{k}={v[1]}' for k, v in wrong.items()))
+
+
+def _check_heads(model: dict, maps: _Maps) -> None:
+    """Check heads that take the maps of the backbone themselves."""
+    for key, head in _heads(model):
+        given = head.get('in_channels')
+        if given is None:
+            continue
+        in_key = f'{key}.in_channels'
+        if key in ('model.rpn_head', 'model.bbox_head'):
+            values = [given] if isinstance(given, int) else given
+            if not set(values) <= set(maps.channels):
+                _refuse(in_key, given, maps,
+                        f'{in_key} to the channels of these maps')
+            continue
+        # mmseg's in_index; mmpretrain's heads take the last map
+        one = isinstance(given, int)
+        index = head.get('in_index', -1 if one else None)
+        count = len(maps.channels)
+        picked = (list(range(count)) if index is None else
+                  [index] if isinstance(index, int) else list(index))
+        if any(not -count <= i < count for i in picked):
+            raise UserError(
+                f'{key}.in_index is {index}, but {maps}: set {key}.in_index '
+                f'to positions in that list, 0 to {count - 1}, and {in_key} '
+                'to their channels')
+        right = [maps.channels[i] for i in picked]
+        if ([given] if one else list(given)) != right:
+            at = '' if 'in_index' not in head else f' (in_index={index})'
+            _refuse(in_key, given, maps,
+                    f'{in_key}={right[0] if one else right}{at}')
+
+
+def _heads(model: dict) -> Iterator[tuple[str, dict]]:
+    for name in ('decode_head', 'auxiliary_head', 'rpn_head', 'bbox_head',
+                 'head'):
+        head = model.get(name)
+        for i, part in enumerate(
+                head if isinstance(head, (list, tuple)) else [head]):
+            if isinstance(part, dict):
+                yield (f'model.{name}' if part is head else
+                       f'model.{name}.{i}'), part

@@ -1,0 +1,204 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""What the commands train, test and image_demo share."""
+import argparse
+import difflib
+import functools
+import importlib.util
+import os
+import os.path as osp
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import is_cuda_available
+from mmengine.registry import RUNNERS
+from mmengine.runner import CheckpointLoader, Runner
+
+import mmxvit
+from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
+
+SCOPES = {
+    'mmdet': 'onedl-mmdetection or mmdet',
+    'mmseg': 'onedl-mmsegmentation or mmsegmentation',
+    'mmpretrain': 'onedl-mmpretrain or mmpretrain',
+}
+"""``default_scope`` of the task packages, and the distributions to install."""
+
+_LOCAL_RANKS = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
+
+
+class UserError(Exception):
+    """Something the user can mend; the message says what and how."""
+
+
+def command(main: Callable[[Sequence[str] | None], None]) -> Callable:
+    """Make ``main(argv)`` a command: mistakes end it without a traceback.
+
+    :class:`UserError` and
+    :class:`~mmxvit.utils.checkpoint.CheckpointError` end the process with
+    status 1 and their message. Of several processes the first one is let go
+    first, so that the launcher, which then ends the others, shows the message
+    once.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> None:
+        try:
+            main(argv)
+        except (UserError, CheckpointError) as error:
+            if any(os.environ.get(rank, '0') != '0' for rank in _LOCAL_RANKS):
+                time.sleep(10)
+            sys.exit(f'error: {error}')
+
+    return run
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every command."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change entries of the config, e.g. '
+        'train_dataloader.batch_size=4 "model.neck.in_channels=[160,128,96]"')
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of train and test."""
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs, results and checkpoints '
+        '(default: ./work_dirs/<config name>)')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what has started the processes')
+    # torch.distributed.launch passes the one or the other spelling
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def _similar_configs(path: Path) -> list[str]:
+    """Existing config files whose names resemble that of ``path``."""
+    package = Path(mmxvit.__file__).parent
+    folders = [
+        Path('configs'), package.parent / 'configs', package / '.mim/configs'
+    ]
+    found = list(path.parent.glob('*.py')) if path.parent.is_dir() else []
+    for folder in folders:
+        found += folder.rglob('*.py')
+    by_name: dict[str, str] = {}
+    for file in found:
+        by_name.setdefault(file.name, osp.relpath(file))
+    wanted = path.name if path.suffix else f'{path.name}.py'
+    return [
+        by_name[name]
+        for name in difflib.get_close_matches(wanted, by_name, 5, .6)
+    ]
+
+
+def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file.
+
+    A ``pretrained`` entry at the top of the config that is not None becomes
+    ``init_cfg`` of ``model.backbone`` (keys with the prefix ``backbone.``).
+
+    Args:
+        path: Config file.
+        options: What ``--cfg-options`` changes in it.
+
+    Raises:
+        UserError: There is no such file (the message has the nearest names),
+            a file it builds on is missing, it has no model, or the package
+            of its ``default_scope`` is not installed.
+    """
+    if not osp.isfile(path):
+        similar = ''.join(f'\n  {p}' for p in _similar_configs(Path(path)))
+        raise UserError(
+            f'{path}: no such config file' +
+            (f'; nearest names:{similar}' if similar else
+             f', nor any with a similar name in {Path(path).parent}/ or '
+             'configs/'))
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise UserError(f'{path}: a file in its _base_ is missing: '
+                        f'{error}') from error
+    if options:
+        cfg.merge_from_dict(options)
+    if not isinstance(cfg.get('model'), dict):
+        raise UserError(f'{path}: has no `model`; a file of _base_ is only '
+                        'part of a config')
+    scope = cfg.get('default_scope')
+    if scope in SCOPES and importlib.util.find_spec(scope) is None:
+        raise UserError(f'{path}: needs {scope} (its default_scope), which '
+                        f'is not installed: pip install {SCOPES[scope]}')
+    if cfg.get('pretrained') and cfg.model.get('backbone'):
+        cfg.model.backbone.init_cfg = dict(
+            type='Pretrained', checkpoint=cfg.pretrained, prefix='backbone.')
+    return cfg
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """:func:`load_config` plus work folder and launcher of train and test."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs', Path(args.config).stem)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner of a config; its checkpoints are loaded as weights only."""
+    use_safe_loading()
+    if cfg.get('launcher') == 'pytorch' and not is_cuda_available():
+        _join_cpu_processes(cfg)
+    if cfg.get('default_scope') == 'mmpretrain':
+        _complete_loaders(cfg)
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def use_safe_loading() -> None:
+    """Let MMEngine load files and URLs by :func:`load_checkpoint_file`."""
+    for prefix in ('', 'http://', 'https://'):
+        CheckpointLoader.register_scheme(
+            prefix, loader=load_from_file, force=True)
+
+
+def _join_cpu_processes(cfg: Config) -> None:
+    """MMEngine starts and wraps distributed processes for GPUs only."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None
+    }
+
+
+def _complete_loaders(cfg: Config) -> None:
+    """What mmpretrain's tools add to the data loaders of its configs."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', is_cuda_available())
+            loader.setdefault('persistent_workers',
+                              loader.get('num_workers', 0) > 0)
+
+
+def load_from_file(filename: str, map_location: Any = None) -> dict:
+    """Loader for MMEngine's table of checkpoint schemes."""
+    return load_checkpoint_file(filename, map_location or 'cpu')

@@ -1,0 +1,88 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Checkpoints that survive a kill at any moment."""
+import os
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mmxvit.registry import HOOKS
+
+_BACKEND = 'mmxvit.atomic'
+
+
+@register_backend(_BACKEND, force=True)
+class AtomicBackend(LocalBackend):
+    """Local files that are either complete or not there.
+
+    ``put`` writes a temporary file next to the target and renames it.
+    ``remove`` and ``rmtree`` only note what has to go; :meth:`discard` does
+    it, after the new file is safe.
+    """
+
+    def __init__(self) -> None:
+        self._outdated: list[str] = []
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        target = Path(filepath)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + '.tmp')
+        try:
+            with open(partial, 'wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        except OSError:  # such as a full disk
+            partial.unlink(missing_ok=True)
+            raise
+
+    def remove(self, filepath: str | Path) -> None:
+        self._outdated.append(str(filepath))
+
+    def rmtree(self, dir_path: str | Path) -> None:
+        self._outdated.append(str(dir_path))
+
+    def discard(self) -> None:
+        """Remove what :meth:`remove` and :meth:`rmtree` were called for."""
+        while self._outdated:
+            path = self._outdated.pop()
+            if super().isdir(path):
+                super().rmtree(path)
+            else:
+                super().remove(path)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """MMEngine's ``CheckpointHook``, safe against being killed.
+
+    The stock hook removes the oldest checkpoint before it writes the new
+    one, and writes in place: with ``max_keep_ckpts=1`` a kill in between
+    leaves nothing to resume from. Here the new file is complete before the
+    old one goes. ``tools/train.py`` uses this hook wherever a config names
+    the stock one. Takes the same arguments; checkpoints on remote storage
+    (``out_dir`` with a scheme such as ``s3://``, or own ``backend_args``)
+    are handled as by the stock hook.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        if (self.file_client_args is None and self.backend_args is None
+                and '://' not in str(self.out_dir)):
+            self.backend_args = dict(backend=_BACKEND)
+        super().before_train(runner)
+        self._discard()  # more than max_keep_ckpts were left
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int,
+                                   meta: dict) -> None:
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self._discard()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._discard()
+
+    def _discard(self) -> None:
+        if isinstance(self.file_backend, AtomicBackend):
+            self.file_backend.discard()

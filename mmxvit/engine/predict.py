@@ -1,0 +1,155 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Prediction on one image, and its picture, for any task."""
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.structures import BaseDataElement
+
+from .checkpoints import check_checkpoint, check_weights
+from .command import UserError, use_safe_loading
+
+_VISUALIZERS = dict(
+    mmdet='DetLocalVisualizer',
+    mmseg='SegLocalVisualizer',
+    mmpretrain='UniversalVisualizer')
+
+
+def build_model(cfg: Config, checkpoint: str | None, device: str) -> nn.Module:
+    """The model of a config, ready to predict.
+
+    Args:
+        cfg: Config whose ``default_scope`` tells the task package.
+        checkpoint: File or URL; None leaves the weights random.
+        device: Such as ``'cpu'`` or ``'cuda:0'``.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be loaded.
+        UserError: It is one of another model, or ``default_scope`` is not
+            that of a task package.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in _VISUALIZERS:
+        raise UserError(f'default_scope is {scope!r}, expected one of '
+                        f'{", ".join(_VISUALIZERS)}')
+    init_default_scope(scope)
+    use_safe_loading()
+    if checkpoint:
+        check_checkpoint(checkpoint)
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    if checkpoint:
+        check_weights(model, checkpoint, strict=True)
+    try:
+        model.to(device)
+    except RuntimeError as error:
+        raise UserError(f'--device {device}: {error}') from error
+    model.eval()
+    return model
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8, RGB.
+
+    Raises:
+        UserError: There is no such file, or it is no image.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'{path}: no such image file')
+    image = mmcv.imread(path, channel_order='rgb')
+    if image is None:
+        raise UserError(f'{path}: cannot be read as an image; give a JPEG, '
+                        'PNG, BMP, TIFF or WebP file')
+    return image
+
+
+def predict(model: nn.Module, cfg: Config, path: str) -> BaseDataElement:
+    """Prediction for the image file ``path`` by the config's test pipeline."""
+    steps = [
+        step for step in _test_dataset(cfg).pipeline
+        if 'Annotations' not in step['type']
+    ]
+    data = Compose(steps)(dict(img_path=path, img_id=0))
+    with torch.no_grad():
+        return model.test_step(pseudo_collate([data]))[0].cpu()
+
+
+def draw(cfg: Config, image: np.ndarray, sample: BaseDataElement,
+         out_file: str, score_thr: float) -> None:
+    """Write the picture of a prediction.
+
+    Args:
+        cfg: Config that the prediction was made with.
+        image: (H, W, 3), RGB.
+        sample: From :func:`predict`.
+        out_file: Picture to write.
+        score_thr: Objects below this score are left out.
+    """
+    scope = cfg.default_scope
+    visualizer = VISUALIZERS.build({
+        'type': _VISUALIZERS[scope],
+        **(cfg.get('visualizer') or {}), 'name': 'image_demo',
+        'vis_backends': None
+    })
+    meta = _names_and_colours(cfg, sample)
+    if scope == 'mmpretrain':
+        visualizer.visualize_cls(
+            image,
+            sample,
+            classes=meta['classes'],
+            resize=480 if min(image.shape[:2]) < 224 else None,
+            out_file=out_file)
+        return
+    visualizer.dataset_meta = meta
+    options = dict(pred_score_thr=score_thr) if scope == 'mmdet' else {}
+    visualizer.add_datasample(
+        'prediction',
+        image,
+        sample,
+        draw_gt=False,
+        out_file=out_file,
+        **options)
+
+
+def _test_dataset(cfg: Config) -> dict:
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset.get('dataset') or dataset.datasets[0]
+    return dataset
+
+
+def _names_and_colours(cfg: Config, sample: BaseDataElement) -> dict:
+    """Class names and colours of the config's data set, at least as many as
+    the prediction has labels."""
+    dataset = _test_dataset(cfg)
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(dataset.type)
+    meta = kind._load_metainfo(dataset.get('metainfo'))
+    classes = list(dataset.get('classes') or meta.get('classes') or ())
+    palette = [tuple(colour) for colour in meta.get('palette') or ()]
+    count = max(len(classes), 1 + _highest_label(sample))
+    classes += [f'class {i}' for i in range(len(classes), count)]
+    if len(palette) < count:
+        rng = np.random.RandomState(42)
+        palette = [tuple(c) for c in rng.randint(0, 256, (count, 3)).tolist()]
+    return dict(classes=classes, palette=palette)
+
+
+def _highest_label(sample: BaseDataElement) -> int:
+    """Highest class index in a prediction of any task, -1 if there is none."""
+    highest = -1
+    for key, get in (('pred_instances', 'labels'), ('pred_sem_seg', 'data'),
+                     ('pred_label', None)):
+        if key in sample:
+            labels = sample.get(key)
+            labels = getattr(labels, get) if get else labels
+            if labels.numel():
+                highest = max(highest, int(labels.max()))
+    return highest

@@ -1,0 +1,206 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""What the options of ``tools/train.py`` and ``tools/test.py`` change."""
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import is_cuda_available
+
+from .checkpoints import check_resumable, find_resume_checkpoint
+from .command import UserError
+
+
+def use_amp(cfg: Config) -> None:
+    """Train in mixed precision.
+
+    Raises:
+        UserError: There is no GPU, or another optimiser wrapper is in use.
+    """
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError('--amp needs optim_wrapper.type OptimWrapper, the '
+                        f'config has {kind}')
+    if not is_cuda_available():
+        raise UserError('--amp needs a GPU, and torch finds none here')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def use_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by the batch size.
+
+    Raises:
+        UserError: The config does not tell its base batch size.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise UserError(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in '
+            'the config: the total batch size its learning rate is meant for')
+    cfg.auto_scale_lr.enable = True
+
+
+def use_atomic_checkpoints(cfg: Config) -> None:
+    """MMEngine's own hook may leave no checkpoint when it is killed."""
+    if 'default_hooks' not in cfg:
+        cfg.default_hooks = {}
+    if not cfg.default_hooks.get('checkpoint'):
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook')
+    hook = cfg.default_hooks.checkpoint
+    if hook.type in ('CheckpointHook', 'mmengine.CheckpointHook'):
+        hook.type = 'mmxvit.AtomicCheckpointHook'
+
+
+def use_resume(cfg: Config, resume: str) -> list[str]:
+    """Set the checkpoint to go on from.
+
+    Args:
+        cfg: Config with ``work_dir``; ``load_from`` stays what it is if there
+            is nothing to resume.
+        resume: Checkpoint file, or ``'auto'`` for the newest good one of the
+            work folder.
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        UserError, CheckpointError: There is a checkpoint, but none is good.
+    """
+    if resume != 'auto':
+        check_resumable(resume)
+        cfg.load_from, cfg.resume = resume, True
+        return [f'resuming from {resume}']
+    path, notes = find_resume_checkpoint(cfg)
+    if path is None:
+        cfg.resume = False
+        return [f'no checkpoint in {cfg.work_dir}: training starts from the '
+                'beginning']
+    cfg.load_from, cfg.resume = path, True
+    return [*notes, f'resuming from {path}']
+
+
+def _by_task(cfg: Config, option: str, choices: dict[str, Any]) -> Any:
+    scope = cfg.get('default_scope')
+    if scope not in choices:
+        raise UserError(
+            f'{option} is not known for default_scope = {scope!r}; it is for '
+            f'{", ".join(choices)}')
+    return choices[scope]
+
+
+def _require_new(option: str, path: str) -> None:
+    """Refuse to write over an earlier result."""
+    target = Path(path)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise UserError(f'{option} {path}: exists already; choose another '
+                        'name or remove it')
+
+
+def use_tta(cfg: Config) -> None:
+    """Test with ``tta_model`` and ``tta_pipeline``.
+
+    Where a config lacks them, detection and classification average over the
+    image and its mirror image, as the task packages' own tools do.
+
+    Raises:
+        UserError: A segmentation config lacks them.
+    """
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    lacking = [k for k in ('tta_model', 'tta_pipeline') if k not in cfg]
+    if lacking:
+        default = _by_task(cfg, f'--tta without {" and ".join(lacking)} in '
+                           'the config',
+                           dict(mmdet=_det_tta, mmpretrain=_cls_tta))
+        for key, value in default(dataset.pipeline).items():
+            if key in lacking:
+                cfg[key] = value
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def _det_tta(pipeline: Sequence[dict]) -> dict:
+    pack = dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
+                   'scale_factor', 'flip', 'flip_direction'))
+    merge = dict(
+        type='DetTTAModel',
+        tta_cfg=dict(
+            nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+    return dict(tta_model=merge, tta_pipeline=_flip(pipeline, pack))
+
+
+def _cls_tta(pipeline: Sequence[dict]) -> dict:
+    return dict(
+        tta_model=dict(type='AverageClsScoreTTA'),
+        tta_pipeline=_flip(pipeline, pipeline[-1]))
+
+
+def _flip(pipeline: Sequence[dict], pack: dict) -> list[dict]:
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
+    steps = [copy.deepcopy(dict(step)) for step in pipeline[:-1]]
+    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def use_out(cfg: Config, out: str) -> None:
+    """Write the predictions to ``out``.
+
+    Raises:
+        UserError: ``out`` exists, or is not of the kind that it must be.
+    """
+    evaluators = cfg.test_evaluator
+    if isinstance(evaluators, dict):
+        evaluators = [evaluators]
+    dump = _by_task(
+        cfg, '--out',
+        dict(mmdet='DumpDetResults', mmpretrain='DumpResults', mmseg=None))
+    if dump and not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {out}: must be a file named *.pkl')
+    if not dump and Path(out).suffix:
+        raise UserError(f'--out {out}: must be a folder, for one PNG of class '
+                        'indices per image')
+    _require_new('--out', out)
+    if dump:
+        cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
+    else:
+        cfg.test_evaluator = [dict(e, output_dir=out) for e in evaluators]
+
+
+def use_show_dir(cfg: Config, show_dir: str) -> None:
+    """Draw the predictions on the test images, into ``show_dir``.
+
+    Raises:
+        UserError: ``show_dir`` holds something.
+    """
+    # The hooks count relative paths from the log folder.
+    folder = str(Path(show_dir).absolute())
+    visualizer, hook = _by_task(
+        cfg, '--show-dir',
+        dict(
+            mmdet=('DetLocalVisualizer',
+                   dict(
+                       type='DetVisualizationHook',
+                       draw=True,
+                       test_out_dir=folder)),
+            mmseg=('SegLocalVisualizer',
+                   dict(type='SegVisualizationHook', draw=True)),
+            mmpretrain=('UniversalVisualizer',
+                        dict(
+                            type='VisualizationHook',
+                            enable=True,
+                            interval=1,
+                            out_dir=folder))))
+    _require_new('--show-dir', show_dir)
+    if 'default_hooks' not in cfg:
+        cfg.default_hooks = {}
+    given = cfg.default_hooks.get('visualization') or {}
+    cfg.default_hooks.visualization = {**hook, **given, **{
+        k: v for k, v in hook.items() if k != 'type'}}
+    if not cfg.get('visualizer'):
+        cfg.visualizer = dict(type=visualizer)
+    if cfg.default_scope == 'mmseg':  # its hook only adds to the visualizer
+        cfg.visualizer.save_dir = folder
+        cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]

@@ -1,0 +1,8 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import torch
+from torch import Tensor
+
+
+def widen(x: Tensor) -> Tensor:
+    """Half precision to float32; float32 and float64 stay as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

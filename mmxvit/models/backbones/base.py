@@ -1,0 +1,333 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""What all backbone families have in common."""
+import contextlib
+import copy
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn as nn
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmxvit.utils.checkpoint import load_checkpoint_file
+
+# What stock configs write into `pretrained` or init_cfg for their own
+# backbones; such weights never fit one of ours.
+FOREIGN_SCHEMES = ('open-mmlab://', 'openmmlab://', 'torchvision://', 'mmcls://',
+                   'jhu://')
+
+
+@contextlib.contextmanager
+def _bn_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """BatchNorms in ``module`` do not update their running statistics."""
+    norms = [
+        (m, m.momentum) for m in module.modules()
+        if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
+    ]
+    for norm, _ in norms:
+        norm.momentum = 0.
+    try:
+        yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
+            norm.num_batches_tracked.sub_(1)
+
+
+class PyramidBackbone(BaseModule):
+    """Base of the backbones: one interface for every family.
+
+    A family sets ``arch_settings``, calls ``super().__init__`` and then fills
+    ``self.stem`` and ``self.stages``: ``stages[i]`` is a ``nn.Sequential`` of
+    blocks that turns map i - 1 (the stem's output for i = 0) into map i.
+    Only ``self.num_stages`` of them are needed.  It ends its constructor with
+    :meth:`_freeze`.
+
+    Args:
+        arch: A name in ``arch_settings`` or a dict with the same keys as its
+            entries.
+        in_channels: Channels of the image.
+        out_indices: Maps to return; 0, 1, 2, 3 are strides 4, 8, 16, 32.
+            None: every map the arch has. Stages after the last one are not
+            built.
+        frozen_stages: -1: nothing is frozen. 0: the stem. k: also all that
+            feeds map k - 1. Frozen parts stay in eval mode and get no
+            gradient.
+        norm_eval: Keep BatchNorms in eval mode while training.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        drop_path_rate: Stochastic depth of the last block; rises linearly
+            from 0 at the first.
+        norm_cfg: Replaces BatchNorm layers (never LayerNorms).
+        act_cfg: Replaces the paper's activation of convolutions.
+        init_cfg: As in MMEngine; a ``Pretrained`` checkpoint must hold every
+            parameter of the backbone.
+        pretrained: mmseg's segmentors pass this on. A path or URL of one of
+            our checkpoints; weights of another backbone that a stock config
+            names are ignored with a warning.
+
+    Attributes:
+        out_indices (tuple[int]): Maps returned.
+        out_channels (tuple[int]): Their channels.
+        out_strides (tuple[int]): Their strides.
+        num_stages (int): Stages built.
+
+    Raises:
+        ValueError: An argument is out of its range; the message names the
+            values allowed.
+    """
+
+    arch_settings: dict[str, dict] = {}
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+    min_size = 32
+
+    def __init__(self,
+                 arch: str | dict,
+                 in_channels: int = 3,
+                 out_indices: Sequence[int] | None = None,
+                 frozen_stages: int = -1,
+                 norm_eval: bool = False,
+                 with_cp: bool = False,
+                 drop_path_rate: float = 0.,
+                 norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None,
+                 init_cfg: dict | list[dict] | None = None,
+                 pretrained: str | None = None) -> None:
+        super().__init__(self._resolve_pretrained(pretrained, init_cfg))
+        self.arch = self._resolve_arch(arch)
+        self.in_channels = in_channels
+        self.out_indices = self._resolve_out_indices(out_indices)
+        self.num_stages = self.out_indices[-1] + 1
+        if not -1 <= frozen_stages <= self.num_stages:
+            raise ValueError(
+                f'frozen_stages={frozen_stages} must be between -1 and '
+                f'{self.num_stages}, the stages that out_indices='
+                f'{self.out_indices} needs')
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(
+                f'drop_path_rate={drop_path_rate} must be in [0, 1)')
+        self.drop_path_rate = drop_path_rate
+        self.norm_cfg = norm_cfg or dict(type='BN')
+        self.act_cfg = act_cfg
+        self.out_strides = tuple(self.strides[i] for i in self.out_indices)
+
+    @property
+    @abstractmethod
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of the maps in ``out_indices``."""
+
+    def _resolve_arch(self, arch: str | dict) -> dict:
+        keys = next(iter(self.arch_settings.values())).keys()
+        if isinstance(arch, str):
+            if arch not in self.arch_settings:
+                raise ValueError(
+                    f'{type(self).__name__} has no arch {arch!r}; choose from '
+                    f'{", ".join(map(repr, self.arch_settings))} or give a '
+                    f'dict with the keys {", ".join(keys)}')
+            return copy.deepcopy(self.arch_settings[arch])
+        if not isinstance(arch, dict) or set(arch) != set(keys):
+            got = sorted(arch) if isinstance(arch, dict) else arch
+            raise ValueError(f'{type(self).__name__}: arch must be a name or '
+                             f'a dict with the keys {", ".join(keys)}, got '
+                             f'{got}')
+        return copy.deepcopy(dict(arch))
+
+    def _resolve_out_indices(
+            self, out_indices: Sequence[int] | None) -> tuple[int, ...]:
+        maps = tuple(range(len(self.strides)))
+        if out_indices is None:
+            return maps
+        indices = (out_indices, ) if isinstance(out_indices, int) else tuple(
+            out_indices)
+        if (not indices or list(indices) != sorted(set(indices))
+                or not set(indices) <= set(maps)):
+            raise ValueError(
+                f'out_indices={out_indices} must be increasing, without '
+                f'repeats, from {maps} (strides {self.strides})')
+        return indices
+
+    def _resolve_pretrained(
+            self, pretrained: str | None,
+            init_cfg: dict | list[dict] | None) -> dict | list[dict] | None:
+        def foreign(path: object) -> bool:
+            return str(path).startswith(FOREIGN_SCHEMES)
+
+        if pretrained is not None:
+            if init_cfg is not None:
+                raise ValueError('give init_cfg or pretrained, not both')
+            init_cfg = dict(
+                type='Pretrained', checkpoint=pretrained, prefix='backbone.')
+        configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+        for cfg in configs:
+            checkpoint_path = (cfg or {}).get('checkpoint')
+            if foreign(checkpoint_path):
+                key = 'pretrained' if pretrained else 'init_cfg.checkpoint'
+                warnings.warn(
+                    f'{key}={checkpoint_path!r} names the weights of another '
+                    f'backbone; {type(self).__name__} ignores it and keeps '
+                    'its own initialisation',
+                    stacklevel=3)
+                init_cfg = None
+        return init_cfg
+
+    def init_weights(self) -> None:
+        """Load the ``Pretrained`` checkpoint of ``init_cfg``, strictly.
+
+        Without one the weights stay as the constructor made them.
+
+        Raises:
+            RuntimeError: The checkpoint cannot be read, or misses parameters
+                of this backbone or holds them in other shapes (listed).
+        """
+        cfg = self.init_cfg
+        if not isinstance(cfg, dict) or cfg.get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        path, prefix = cfg['checkpoint'], cfg.get('prefix') or ''
+        checkpoint = load_checkpoint_file(path)
+        state = checkpoint.get('state_dict', checkpoint)
+        own = {
+            key[len(prefix):]: value
+            for key, value in state.items() if key.startswith(prefix)
+        }
+        try:
+            missing, unexpected = self.load_state_dict(own, strict=False)
+            differs = [f'missing {key}' for key in missing]
+        except RuntimeError as error:  # shapes differ
+            unexpected = []
+            differs = [
+                line.strip() for line in str(error).splitlines()[1:]
+                if 'size mismatch' in line
+            ]
+        if differs:
+            more = f'\n  ... and {len(differs) - 10} more' * (
+                len(differs) > 10)
+            raise RuntimeError(
+                f'{path}: not a checkpoint of this {type(self).__name__} '
+                f'(keys looked for under the prefix {prefix!r}):\n  ' +
+                '\n  '.join(differs[:10]) + more)
+        self._is_init = True
+        print_log(
+            f'{type(self).__name__}: loaded {len(own) - len(unexpected)} '
+            f'entries from {path}' +
+            (f'; not needed here: {", ".join(unexpected[:10])}' +
+             (' ...' if len(unexpected) > 10 else '')
+             if unexpected else ''),
+            logger='current')
+
+    def run_block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """``block(*inputs)``, recomputed in backward if ``with_cp``."""
+        if not (self.with_cp and self.training):
+            return block(*inputs)
+        # The second forward must not update BatchNorm statistics again.
+        return checkpoint(
+            block,
+            *inputs,
+            use_reentrant=False,
+            context_fn=lambda: (contextlib.nullcontext(),
+                                _bn_statistics_kept(block)))
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises ValueError for a wrong channel count or too small a size."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'{type(self).__name__} expects images of shape (B, '
+                f'{self.in_channels}, H, W), got {tuple(x.shape)}')
+        if min(x.shape[2:]) < self.min_size:
+            raise ValueError(
+                f'{type(self).__name__}: the smallest input is '
+                f'{self.min_size} x {self.min_size}, got '
+                f'{x.shape[2]} x {x.shape[3]}')
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of an image batch.
+
+        Args:
+            x: (B, in_channels, H, W); H and W from ``min_size`` up, of any
+                remainder. In train mode BatchNorm needs more than one value
+                per channel in every map.
+
+        Returns:
+            Maps (B, C_i, ceil(H / s_i), ceil(W / s_i)) in ``out_indices``
+            order.
+        """
+        self.check_input(x)
+        # On CPUs convolutions run twice as fast on channels-last maps and
+        # tokens are a view of them. Whoever feeds the usual layout gets it
+        # back, since code behind a backbone may call view().
+        relayout = x.device.type == 'cpu' and not x.is_contiguous(
+            memory_format=torch.channels_last)
+        if relayout:
+            x = x.contiguous(memory_format=torch.channels_last)
+        outs = self.forward_maps(x)
+        if relayout:
+            outs = [out.contiguous() for out in outs]
+        return tuple(outs)
+
+    def forward_maps(self, x: Tensor) -> list[Tensor]:
+        """:meth:`forward` without its checks."""
+        x = self.stem(x)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            for block in stage:
+                x = self.run_block(block, x)
+            if i in self.out_indices:
+                outs.append(x)
+        return outs
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.stem, *self.stages[:self.frozen_stages]]
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.eval()
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'PyramidBackbone':
+        """Frozen stages, and with ``norm_eval`` BatchNorms, stay in eval."""
+        super().train(mode)
+        if mode:
+            self._freeze()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def get_layer_depth(self,
+                        param_name: str,
+                        prefix: str = '') -> tuple[int, int]:
+        """Layer of a parameter, for layer-wise learning rate decay.
+
+        0 is the stem, then one layer for each block; what follows the stages
+        is the last layer.
+
+        Args:
+            param_name: Name of the parameter, with ``prefix``.
+            prefix: What precedes the backbone's own name, e.g.
+                ``'backbone.'``.
+
+        Returns:
+            (layer, number of layers); a parameter outside the backbone is in
+            the last layer.
+        """
+        depths = [len(stage) for stage in self.stages]
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        parts = param_name[len(prefix):].split('.')
+        if parts[0] == 'stem':
+            return 0, num_layers
+        if parts[0] == 'stages':
+            stage, block = int(parts[1]), int(parts[2])
+            return 1 + sum(depths[:stage]) + block, num_layers
+        return num_layers - 1, num_layers

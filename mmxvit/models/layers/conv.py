@@ -1,0 +1,132 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Convolution blocks that several families share."""
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .norm_act import build_act, build_norm
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, norm, activation.
+
+    A BatchNorm in eval mode is folded into the convolution while it runs:
+    nothing is cached, so weights may change at any time.
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel_size: Odd; padded so that stride 1 keeps the size.
+        stride: Stride.
+        groups: Groups of the convolution.
+        norm_cfg: See :func:`build_norm`.
+        act_cfg: See :func:`build_act`; None for no activation.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 kernel_size: int = 1,
+                 stride: int = 1,
+                 groups: int = 1,
+                 norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            kernel_size // 2,
+            groups=groups,
+            bias=False)
+        self.norm = build_norm(norm_cfg or dict(type='BN'), out_channels)
+        self.act = build_act(act_cfg) if act_cfg else nn.Identity()
+        nn.init.kaiming_normal_(
+            self.conv.weight, mode='fan_out', nonlinearity='relu')
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+        norm = self.norm
+        if isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) and \
+                norm.track_running_stats and not norm.training:
+            scale = (norm.running_var + norm.eps).rsqrt()
+            if norm.affine:
+                scale = scale * norm.weight
+            bias = -norm.running_mean * scale
+            if norm.affine:
+                bias = bias + norm.bias
+            conv = self.conv
+            x = F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bias,
+                         conv.stride, conv.padding, conv.dilation, conv.groups)
+        else:
+            x = norm(self.conv(x))
+        return self.act(x)
+
+    def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
+        """Convolution and norm as two steps, folded or not."""
+        positions = output.numel() // output.shape[1]
+        return dict(
+            linear=positions * self.conv.weight.numel(), norm=output.numel())
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate: global mean, two 1x1 convolutions with bias, sigmoid.
+
+    Args:
+        channels: Channels C of the map.
+        squeeze_channels: Channels between the convolutions.
+        act_cfg: Activation between them.
+    """
+
+    def __init__(self, channels: int, squeeze_channels: int,
+                 act_cfg: dict) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeeze_channels, 1)
+        self.act = build_act(act_cfg)
+        self.expand = nn.Conv2d(squeeze_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)"""
+        gate = x.mean((2, 3), keepdim=True)
+        return x * self.expand(self.act(self.reduce(gate))).sigmoid()
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise 3x3, SE, linear 1x1 (MobileNetV3 block).
+
+    The input is added where stride is 1 and the widths are equal.
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+        stride: Stride of the depthwise convolution.
+        expand_ratio: Hidden channels / input channels.
+        squeeze_channels: Channels inside SE.
+        norm_cfg: See :func:`build_norm`.
+        act_cfg: Activation everywhere but after the last convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int,
+                 expand_ratio: int, squeeze_channels: int, norm_cfg: dict,
+                 act_cfg: dict) -> None:
+        super().__init__()
+        hidden = in_channels * expand_ratio
+        self.add_identity = stride == 1 and in_channels == out_channels
+        self.expand = ConvNormAct(
+            in_channels, hidden, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.depthwise = ConvNormAct(
+            hidden,
+            hidden,
+            3,
+            stride,
+            groups=hidden,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg)
+        self.se = SqueezeExcite(hidden, squeeze_channels, act_cfg)
+        self.project = ConvNormAct(hidden, out_channels, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)"""
+        out = self.project(self.se(self.depthwise(self.expand(x))))
+        return x + out if self.add_identity else out

@@ -1,0 +1,61 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Norm and activation layers from the mm* packages' config dicts.
+
+mmcv has builders of its own; these serve users who have torch and MMEngine
+only.
+"""
+import torch.nn as nn
+from mmengine.registry import MODELS
+
+_NORMS = {
+    'BN': nn.BatchNorm2d,
+    'BN2d': nn.BatchNorm2d,
+    'SyncBN': nn.SyncBatchNorm,
+    'GN': nn.GroupNorm,
+    'IN': nn.InstanceNorm2d,
+    'IN2d': nn.InstanceNorm2d,
+}
+
+
+def build_norm(cfg: dict, channels: int) -> nn.Module:
+    """Norm layer over the channels of (B, C, H, W) maps.
+
+    Args:
+        cfg: ``dict(type=..., requires_grad=True, **kwargs)`` as in the mm*
+            packages: BN, SyncBN, GN, IN, or a norm layer in MMEngine's MODELS
+            registry (mmcv registers more) that takes the channel count first.
+        channels: C.
+
+    Raises:
+        ValueError: The type is unknown.
+    """
+    kwargs = dict(cfg)
+    name = kwargs.pop('type')
+    requires_grad = kwargs.pop('requires_grad', True)
+    norm_class = _NORMS.get(name) or MODELS.get(name)
+    if norm_class is None:
+        raise ValueError(f'norm_cfg: unknown type {name!r}; known are '
+                         f'{", ".join(_NORMS)} and what mmcv registers')
+    if norm_class is nn.GroupNorm:
+        kwargs['num_channels'] = channels
+        norm = norm_class(**kwargs)
+    else:
+        norm = norm_class(channels, **kwargs)
+    for parameter in norm.parameters():
+        parameter.requires_grad = requires_grad
+    return norm
+
+
+def build_act(cfg: dict) -> nn.Module:
+    """Activation layer, ``dict(type='SiLU', ...)``: any class of torch.nn.
+
+    Raises:
+        ValueError: torch.nn has no such class.
+    """
+    kwargs = dict(cfg)
+    name = kwargs.pop('type')
+    act_class = getattr(nn, name, None)
+    if act_class is None:
+        raise ValueError(f'act_cfg: torch.nn has no {name!r}; use a name such '
+                         "as 'SiLU', 'ReLU', 'GELU', 'Hardswish'")
+    return act_class(**kwargs)

@@ -1,0 +1,227 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Read checkpoint files: weights and training state, never code."""
+import _compat_pickle
+import argparse
+import codecs
+import difflib
+import functools
+import os
+import os.path as osp
+import pickle
+import re
+import types
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+import torch.distributed as dist
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used; the message names file and remedy."""
+
+
+def _history_buffer_attribute(owner: type, name: str) -> Callable:
+    """Stands for ``getattr``: MMEngine's log buffers pickle their methods."""
+    if owner.__name__ != 'HistoryBuffer' or name.startswith('_'):
+        raise pickle.UnpicklingError(
+            f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
+    return getattr(owner, name)
+
+
+@functools.lru_cache(maxsize=1)
+def _training_state_objects() -> dict[str, Any]:
+    """What MMEngine's own checkpoints hold besides tensors, by full name."""
+    import numpy as np
+    from mmengine.config import ConfigDict
+    from mmengine.logging import HistoryBuffer
+    core = np._core if hasattr(np, '_core') else np.core
+    known = {
+        '_codecs.encode': codecs.encode,
+        'argparse.Namespace': argparse.Namespace,
+        'builtins.bytearray': bytearray,
+        'builtins.complex': complex,
+        'builtins.frozenset': frozenset,
+        'builtins.getattr': _history_buffer_attribute,
+        'builtins.set': set,
+        'builtins.slice': slice,
+        'collections.OrderedDict': OrderedDict,
+        'mmengine.config.config.ConfigDict': ConfigDict,
+        'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+        'numpy.dtype': np.dtype,
+        'numpy.ndarray': np.ndarray,
+    }
+    # numpy 2 renamed numpy.core; files of either must load under either.
+    for module in ('numpy.core', 'numpy._core'):
+        known[f'{module}.multiarray._reconstruct'] = \
+            core.multiarray._reconstruct
+        known[f'{module}.multiarray.scalar'] = core.multiarray.scalar
+    # A pickled dtype becomes an instance of one of these classes.
+    for code in '?bBhHiIlLqQefdgFDGSUO':
+        kind = type(np.dtype(code))
+        known[f'{kind.__module__}.{kind.__name__}'] = kind
+    return known
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Knows tensors and :func:`_training_state_objects`, nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Files of protocol 2 name modules as Python 2 did (__builtin__).
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+        full_name = f'{module}.{name}'
+        tensors = torch._weights_only_unpickler._get_allowed_globals()
+        for known in (_training_state_objects(), tensors):
+            if full_name in known:
+                return known[full_name]
+        raise pickle.UnpicklingError(
+            f'Unsupported global: GLOBAL {full_name}')
+
+
+def _load_restricted(path: str, map_location: Any) -> Any:
+    """``weights_only`` for a torch that cannot be told of safe globals."""
+    module = types.ModuleType('restricted_pickle')
+    module.Unpickler = _RestrictedUnpickler
+    module.load = lambda file, **kwargs: _RestrictedUnpickler(
+        file, **kwargs).load()
+    return torch.load(
+        path, map_location=map_location, pickle_module=module,
+        weights_only=False)
+
+
+def _check_sums(path: str) -> None:
+    """Raise BadZipFile for damaged data, which torch.load lets pass."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.CRC == 0:  # saved without check sums
+                continue
+            with archive.open(info) as member:
+                while member.read(1 << 20):
+                    pass
+
+
+def _load_weights_only(path: str, map_location: Any) -> Any:
+    version = tuple(int(v) for v in re.findall(r'\d+', torch.__version__)[:2])
+    # Safe globals under a name of choice: since torch 2.7.
+    if version < (2, 7):
+        return _load_restricted(path, map_location)
+    known = [(obj, name) for name, obj in _training_state_objects().items()]
+    with torch.serialization.safe_globals(known):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _download(url: str) -> str:
+    """File of ``url`` in torch.hub's cache; one process per node fetches."""
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    path = folder / osp.basename(urlparse(url).path)
+    parallel = dist.is_available() and dist.is_initialized()
+    fetches = not parallel or os.environ.get('LOCAL_RANK', '0') == '0'
+    if fetches and not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+        except OSError as error:
+            raise CheckpointError(
+                f'{url}: cannot be downloaded ({error}); give the path of a '
+                'local file instead') from error
+    if parallel:
+        dist.barrier()
+    return str(path)
+
+
+def _similar_files(path: Path) -> str:
+    """A clause that names files like the missing ``path``."""
+    if not path.parent.is_dir():
+        return f'; the folder {path.parent} does not exist'
+    names = sorted(p.name for p in path.parent.glob('*.pt*') if p.is_file())
+    close = difflib.get_close_matches(path.name, names, 3) or names[-3:]
+    return f'; that folder has {", ".join(close)}' if close else ''
+
+
+def _explain(path: str, error: Exception) -> str:
+    """What is wrong with a file that does not load, and what to do."""
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(64)
+    except OSError as reason:
+        return str(reason)
+    again = 'copy or download it again, or use another checkpoint'
+    if not head:
+        return f'the file is empty; {again}'
+    if head.startswith(b'version https://git-lfs'):
+        return ('the file is a Git LFS pointer, not the checkpoint itself; '
+                'fetch it with `git lfs pull`')
+    if head.lstrip()[:1] == b'<':
+        return f'the file is a web page, not a checkpoint; {again}'
+    text = str(error)
+    # "Unsupported global: GLOBAL os.system was not an allowed ..."
+    refused = re.search(r'(?:Unsupported global: |unsupported )GLOBAL (\S+)',
+                        text)
+    if isinstance(error, pickle.UnpicklingError) and refused:
+        return (f'the file asks to run {refused.group(1)}, which is not part '
+                'of a checkpoint of weights and MMEngine training state, so '
+                'it was not loaded; get a file that holds weights only '
+                '(torch.save(model.state_dict(), FILE) by whoever made it)')
+    if 'TorchScript' in text:
+        return ('the file is a TorchScript program, not a checkpoint; give '
+                'the state dict it was made from')
+    if head[:2] == b'PK':
+        return f'the file is truncated or damaged; {again}'
+    if head[:1] == b'\x80':
+        return f'the file is truncated, damaged or not a checkpoint; {again}'
+    return f'the file is not a PyTorch checkpoint; {again}'
+
+
+def load_checkpoint_file(path: str | Path,
+                         map_location: Any = 'cpu') -> dict[str, Any]:
+    """Load a checkpoint without running any code it may contain.
+
+    Loads with ``weights_only=True``; besides tensors only what MMEngine puts
+    into its own checkpoints (log history, numpy values, ...) is let through.
+    Older torch (< 2.7) has no way to say so and reads the file with an
+    equally restricted unpickler.
+
+    Args:
+        path: Local file, or an http(s) URL, which is kept in torch.hub's
+            cache.
+        map_location: As in :func:`torch.load`.
+
+    Returns:
+        The checkpoint, a dict: either a state dict or MMEngine's
+        ``dict(state_dict=..., meta=..., ...)``.
+
+    Raises:
+        CheckpointError: There is no such file, it is empty, truncated,
+            damaged or not a checkpoint, or it holds other objects than those
+            above.
+    """
+    path = str(path)
+    if path.startswith(('http://', 'https://')):
+        path = _download(path)
+    path = osp.expanduser(path)
+    if not osp.isfile(path):
+        raise CheckpointError(
+            f'{path}: is a folder; name a file in it' if osp.isdir(path) else
+            f'{path}: no such file{_similar_files(Path(path))}')
+    try:
+        if zipfile.is_zipfile(path):
+            _check_sums(path)
+        with warnings.catch_warnings():  # the error says it
+            warnings.simplefilter('ignore')
+            checkpoint = _load_weights_only(path, map_location)
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise CheckpointError(
+            f'{path}: cannot be loaded: {_explain(path, error)}') from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f'{path}: holds a {type(checkpoint).__name__}, expected a dict of '
+            'weights or a checkpoint of MMEngine; save it with '
+            'torch.save(model.state_dict(), FILE)')
+    return checkpoint

@@ -1,0 +1,229 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn as nn
+
+from mmxvit.analysis import memory
+from mmxvit.analysis.benchmark import (
+    WARMUP_ROUNDS,
+    Settings,
+    fuse,
+    time_in_turns,
+)
+from mmxvit.analysis.memory import peak_live_bytes
+from mmxvit.analysis.models import parse_model
+
+TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/benchmark.py'
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('mmxvit.XFormer:xformer', ('XFormer:xformer',
+                                dict(type='mmxvit.XFormer', arch='xformer'))),
+    ('mmdet.ResNet', ('ResNet', dict(type='mmdet.ResNet'))),
+    ('mine = mmdet.ResNet', ('mine', dict(type='mmdet.ResNet'))),
+    ("dict(type='a.B', arch='s', out_indices=(1, -2), x=dict(y=[None]))",
+     ('B:s',
+      dict(type='a.B', arch='s', out_indices=(1, -2), x=dict(y=[None])))),
+    ("B-1=dict(type='a.B', arch={'depth': 2})",
+     ('B-1', dict(type='a.B', arch=dict(depth=2)))),
+    ('{"type": "a.B", "with_cp": true}', ('B', dict(type='a.B',
+                                                    with_cp=True))),
+])
+def test_parse_model(text, expected):
+    assert parse_model(text) == expected
+
+
+@pytest.mark.parametrize('text', [
+    "dict(type=__import__('os').getcwd())",
+    "dict(type='a.B', x=list((1, 2)))",
+    "dict(dict(type='a.B'))",
+    "dict(type='a.B', **dict(x=1))",
+    "{'type': 'a.B', **{}}",
+    "dict(type='a.B', x=[i for i in 'ab'])",
+    "dict(type='a.B'",
+    "dict(arch='s')",
+    '{"type": 3}',
+])
+def test_parse_model_takes_literals_only(text):
+    with pytest.raises(ValueError):
+        parse_model(text)
+
+
+def test_parse_model_names_similar_configs(tmp_path):
+    (tmp_path / 'yolov3_xformer.py').write_text('model = dict(type="A")')
+    assert parse_model(f'y={tmp_path / "yolov3_xformer.py"}')[0] == 'y'
+    with pytest.raises(FileNotFoundError, match='yolov3_xformer.py'):
+        parse_model(str(tmp_path / 'yolov3_xfomer.py'))
+
+
+def test_steps_take_turns():
+    calls, lines = [], []
+    steps = {n: lambda n=n: calls.append(n) for n in 'abc'}
+    seconds = time_in_turns(steps, 4, 0., lambda: None, lines.append)
+    assert calls == list('abc') * (WARMUP_ROUNDS + 4)
+    assert [len(s) for s in seconds.values()] == [4, 4, 4]
+    assert lines[WARMUP_ROUNDS].startswith('round 1/4, a ')
+
+
+def test_rounds_go_on_for_the_least_time():
+    def step():
+        torch.zeros(1 << 20)
+
+    seconds = time_in_turns({'a': step}, 1, .02, lambda: None, lambda s: None)
+    assert sum(seconds['a']) >= .02
+
+
+PIXELS = 10 * 12
+UNIT = 4 * PIXELS  # bytes of one float32 channel
+
+
+def images() -> torch.Tensor:
+    return torch.zeros(1, 3, 10, 12)
+
+
+@pytest.fixture(params=[True, False])
+def storage_identity(request, monkeypatch):
+    """Both ways to follow a storage, the second for torch < 2.2."""
+    if request.param and not memory._STORAGE_HAS_IDENTITY:
+        pytest.skip('needs torch >= 2.2')
+    monkeypatch.setattr(memory, '_STORAGE_HAS_IDENTITY', request.param)
+
+
+@pytest.mark.parametrize('net, channels', [
+    # input 3, conv 8, relu 8: all alive when ReLU returns
+    (nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(),
+                   nn.Conv2d(8, 4, 1, bias=False)), 3 + 8 + 8),
+    # in place nothing new; the second conv decides
+    (nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(inplace=True),
+                   nn.Conv2d(8, 9, 1, bias=False)), 3 + 8 + 9),
+    # a view is no memory, nor is a transposed weight
+    (nn.Sequential(nn.Flatten(2), nn.Linear(PIXELS, PIXELS, bias=False)), 6),
+])
+@pytest.mark.usefixtures('storage_identity')
+def test_peak_of_live_tensors(net, channels):
+    assert peak_live_bytes(net.eval(), images()) == channels * UNIT
+
+
+def test_peak_does_not_depend_on_what_ran_before():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU())
+    first = peak_live_bytes(net, images())
+    assert peak_live_bytes(net, images()) == first == 19 * UNIT
+
+
+def test_training_keeps_what_backward_needs():
+    # each output is kept for backward, by autograd alone
+    net = nn.Sequential(
+        nn.Conv2d(3, 3, 1, bias=False), *[nn.Sigmoid() for _ in range(6)])
+    assert peak_live_bytes(net, images()) == 3 * 3 * UNIT
+    if memory._STORAGE_HAS_IDENTITY:
+        assert peak_live_bytes(net, images(), train=True) >= 7 * 3 * UNIT
+
+
+class ConvAndNorm(nn.Module):
+
+    def __init__(self, norm_first: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+        nn.init.normal_(self.norm.bias)
+        nn.init.normal_(self.norm.weight)
+        self.norm_first = norm_first
+
+    def forward(self, x):
+        if self.norm_first:
+            return [self.conv(self.norm(x))]
+        return [self.norm(self.conv(x))]
+
+
+def test_fuse_checks_the_outputs():
+    pytest.importorskip('mmcv')
+    torch.manual_seed(0)
+    model = ConvAndNorm(norm_first=False).eval()
+    fuse(model, (8, 8))
+    assert isinstance(model.norm, nn.Identity)
+    with pytest.raises(ValueError, match='ConvAndNorm'):
+        fuse(ConvAndNorm(norm_first=True).eval(), (8, 8))
+    with pytest.raises(ValueError, match='fuse'):
+        Settings(((8, 8), ), mode='train', fuse=True)
+
+
+def run_tool(monkeypatch, *args: str) -> None:
+    spec = importlib.util.spec_from_file_location('benchmark', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *args])
+    module.main()
+
+
+FULL = 'full=mmxvit.XFormer:xformer'
+PART = "part=dict(type='mmxvit.XFormer', out_indices=(0, ))"
+QUICK = ('--rounds', '2', '--min-time', '0', '--threads', '1')
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures('one_thread')
+def test_tool_infer(monkeypatch, capsys, tmp_path):
+    table, plot = tmp_path / 'new' / 'b.csv', tmp_path / 'b.png'
+    run_tool(monkeypatch, FULL, PART, '--sizes', '32', '64x32',
+             '--baseline', 'part', '--csv', str(table), '--plot',
+             str(plot), *QUICK)
+    with open(table, newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [(r['model'], r['height'], r['width']) for r in rows] == [
+        ('full', '32', '32'), ('part', '32', '32'),
+        ('full', '64', '32'), ('part', '64', '32')
+    ]
+    for row in rows:
+        low, mid, high = (
+            float(row[f'{k}_ms']) for k in ('p10', 'median', 'p90'))
+        assert 0 < low <= mid <= high
+        assert row['steps'] == '2'
+        assert (float(row['ratio']) == 1) == (row['model'] == 'part')
+        assert row['allocator'] in ('tuned', 'default')
+        assert row['torch'] == torch.__version__
+        assert row['device_name'] and row['date']
+        assert float(row['peak_process_mib']) > float(row['peak_live_mib'])
+    small, large = rows[1], rows[3]
+    assert float(large['peak_live_mib']) > float(small['peak_live_mib']) > 0
+    # 4,803,158 parameters in float32, and the statistics of BatchNorm
+    weights = float(rows[0]['weights_mib'])
+    assert weights == float(rows[2]['weights_mib'])
+    assert 4_803_158 * 4 < weights * 2**20 < 4_850_000 * 4
+    assert plot.read_bytes().startswith(b'\x89PNG')
+    out = capsys.readouterr()
+    assert '64x32 (ratio to part)' in out.out
+    assert 'building full' in out.err
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, FULL, '--csv', str(table))
+    assert 'exists' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('one_thread')
+def test_tool_train(monkeypatch, capsys):
+    run_tool(monkeypatch, FULL, PART, '--sizes', '32', '--mode', 'train',
+             '--batch', '2', '--dtype', 'bfloat16', '--channels-last',
+             '--no-memory', *QUICK)
+    assert 'train, batch 2, bfloat16' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('args, message', [
+    ((FULL, FULL), 'two models'),
+    ((FULL, '--baseline', 'x'), 'expected one of full'),
+    (("dict(type=open('x'))", ), 'call other than dict'),
+    ((FULL, '--rounds', '0'), 'at least 1'),
+])
+def test_tool_refuses(monkeypatch, capsys, args, message):
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, *args)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,185 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import pytest
+import torch
+from mmengine.hooks import CheckpointHook
+from mmengine.model import BaseModel
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from mmxvit.engine import AtomicCheckpointHook
+from mmxvit.engine.hooks import AtomicBackend
+from mmxvit.utils.checkpoint import load_checkpoint_file
+
+
+class Toy(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+    def forward(self, inputs, mode='tensor'):
+        out = self.layer(torch.stack(inputs))
+        return dict(loss=out.sum()) if mode == 'loss' else [out]
+
+
+class Data(Dataset):
+    metainfo = dict(classes=('a', ))
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.ones(2))
+
+
+class Score:
+    """An evaluator whose scores rise."""
+    dataset_meta = None
+    metrics = ()
+
+    def __init__(self):
+        self.calls = 0
+
+    def process(self, data_samples, data_batch=None):
+        pass
+
+    def evaluate(self, size):
+        self.calls += 1
+        return dict(acc=float(self.calls))
+
+
+def runner(work_dir, epochs=3, **hook):
+    loader = dict(
+        dataset=Data(), batch_size=2, num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False))
+    return Runner(
+        Toy(), str(work_dir), train_dataloader=loader, val_dataloader=loader,
+        val_cfg=dict(), val_evaluator=[],
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(checkpoint=dict(interval=1, **hook)),
+        experiment_name=f'{work_dir.name}{epochs}')
+
+
+def checkpoints(folder):
+    return sorted(p.name for p in folder.iterdir() if '.pth' in p.name)
+
+
+def run(run_, score):
+    run_.val_loop.evaluator = score
+    run_.train()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize('hook_type, survives', [
+    ('CheckpointHook', False),
+    ('mmxvit.AtomicCheckpointHook', True),
+])
+@pytest.mark.parametrize('moment', ['before', 'during'])
+def test_kill_while_saving(tmp_path, monkeypatch, hook_type, survives,
+                           moment):
+    """The stock hook shows that the test would notice."""
+    from mmengine.runner import runner as module
+    save = module.save_checkpoint
+    opened = open
+    saved = []
+
+    def killed_in_the_third(checkpoint, filename, **kwargs):
+        saved.append(filename)
+        if len(saved) < 3:
+            return save(checkpoint, filename, **kwargs)
+        if moment == 'before':
+            raise Killed
+
+        class Half:
+
+            def __init__(self, *args):
+                self.file = opened(*args)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *args):
+                self.file.close()
+
+            def write(self, content):
+                self.file.write(content[:len(content) // 2])
+                raise Killed
+
+        def half_open(name, mode='r', *args, **kw):
+            if 'b' in mode and 'w' in mode and '.pth' in str(name):
+                return Half(name, mode)
+            return opened(name, mode, *args, **kw)
+
+        monkeypatch.setattr('builtins.open', half_open)
+        try:
+            save(checkpoint, filename, **kwargs)
+        finally:
+            monkeypatch.setattr('builtins.open', opened)
+
+    monkeypatch.setattr(module, 'save_checkpoint', killed_in_the_third)
+    run_ = runner(tmp_path, type=hook_type, max_keep_ckpts=1)
+    with pytest.raises(Killed):
+        run(run_, Score())
+    good = []
+    for path in tmp_path.glob('epoch_*.pth'):
+        try:
+            good.append(load_checkpoint_file(path)['meta']['epoch'])
+        except RuntimeError:
+            pass
+    assert good == ([2] if survives else [])
+
+
+def test_keeps_and_removes_what_the_stock_hook_does(tmp_path):
+    left = []
+    for hook_type in ('CheckpointHook', 'mmxvit.AtomicCheckpointHook'):
+        folder = tmp_path / hook_type
+        for epochs, resume in ((3, False), (5, True)):
+            run_ = runner(folder, epochs, type=hook_type, max_keep_ckpts=2,
+                          save_best='acc')
+            run_._resume = resume
+            run(run_, Score())
+        left.append(checkpoints(folder))
+        assert (folder / 'last_checkpoint').read_text().endswith('epoch_5.pth')
+    assert left[0] == left[1]
+    assert left[1] == ['best_acc_epoch_5.pth', 'epoch_4.pth', 'epoch_5.pth']
+
+
+def test_best_goes_after_the_new_best_is_there(tmp_path, monkeypatch):
+    put = AtomicBackend.put
+    present = []
+
+    def watch(self, obj, filepath):
+        present.append(checkpoints(tmp_path))
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(AtomicBackend, 'put', watch)
+    run(
+        runner(tmp_path, 2, type='mmxvit.AtomicCheckpointHook',
+               save_best='acc', max_keep_ckpts=1), Score())
+    # epoch 1, best, epoch 1 again (it notes the best); epoch 2, ...
+    assert present[3] == ['best_acc_epoch_1.pth', 'epoch_1.pth']
+    assert present[4] == ['best_acc_epoch_1.pth', 'epoch_2.pth']
+    assert checkpoints(tmp_path) == ['best_acc_epoch_2.pth', 'epoch_2.pth']
+
+
+def test_full_disk_leaves_no_partial_file(tmp_path, monkeypatch):
+    def full(fd):
+        raise OSError('No space left on device')
+
+    target = tmp_path / 'epoch_1.pth'
+    target.write_bytes(b'old')
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(OSError, match='No space'):
+        AtomicBackend().put(b'new', target)
+    assert checkpoints(tmp_path) == ['epoch_1.pth']
+    assert target.read_bytes() == b'old'
+
+
+def test_registered():
+    assert HOOKS.get('mmxvit.AtomicCheckpointHook') is AtomicCheckpointHook
+    assert issubclass(AtomicCheckpointHook, CheckpointHook)

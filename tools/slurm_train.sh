@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Train as a Slurm job.
+#
+#   [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=5] [SRUN_ARGS="..."] \
+#       tools/slurm_train.sh PARTITION JOB_NAME CONFIG \
+#       [options of tools/train.py]
+set -euo pipefail
+
+if [ $# -lt 3 ]; then
+    echo "usage: $0 PARTITION JOB_NAME CONFIG [options of tools/train.py]" >&2
+    exit 2
+fi
+partition=$1
+job_name=$2
+config=$3
+shift 3
+gpus=${GPUS:-8}
+per_node=${GPUS_PER_NODE:-8}
+if [ "$gpus" -lt "$per_node" ]; then per_node=$gpus; fi
+read -r -a srun_args <<<"${SRUN_ARGS:-}"
+
+exec srun --partition="$partition" \
+    --job-name="$job_name" \
+    --gres=gpu:"$per_node" \
+    --ntasks="$gpus" \
+    --ntasks-per-node="$per_node" \
+    --cpus-per-task="${CPUS_PER_TASK:-5}" \
+    --kill-on-bad-exit=1 \
+    ${srun_args[@]+"${srun_args[@]}"} \
+    python -u "$(dirname "$0")/train.py" "$config" --launcher slurm "$@"

@@ -1,0 +1,84 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Train a detector, a segmentor or a classifier."""
+import argparse
+from collections.abc import Sequence
+
+from mmengine.logging import print_log
+
+from mmxvit.engine.checkpoints import (
+    check_checkpoint,
+    check_weights,
+    pretrained_checkpoint,
+)
+from mmxvit.engine.checks import check_channels, check_data
+from mmxvit.engine.command import (
+    add_config_arguments,
+    add_run_arguments,
+    build_runner,
+    command,
+    load_run_config,
+)
+from mmxvit.engine.run_options import (
+    use_amp,
+    use_atomic_checkpoints,
+    use_auto_scale_lr,
+    use_resume,
+)
+from mmxvit.utils.allocator import tune_allocator
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_config_arguments(parser)
+    add_run_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on with a training; without a file from the newest good '
+        'checkpoint of the work folder')
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision (needs a GPU)')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the total batch size over '
+        'auto_scale_lr.base_batch_size')
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    tune_allocator()
+    args = parse_args(argv)
+    cfg = load_run_config(args)
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        use_auto_scale_lr(cfg)
+    use_atomic_checkpoints(cfg)
+    check_data(cfg, ['train', 'val'])
+    check_channels(cfg)
+    notes = []
+    if args.resume or cfg.get('resume'):
+        notes = use_resume(cfg, args.resume or cfg.get('load_from') or 'auto')
+    pretrained = pretrained_checkpoint(cfg)
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
+    elif pretrained:
+        check_checkpoint(pretrained)
+    else:
+        notes.append('backbone trained from scratch (pretrained = None)')
+
+    runner = build_runner(cfg)
+    for note in notes:
+        print_log(note, logger='current')
+    if cfg.get('load_from'):
+        check_weights(
+            runner.model, cfg.load_from, strict=cfg.get('resume', False))
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()
