@@ -135,7 +135,7 @@ def complexity(model: nn.Module,
     """
     images = random_images((batch, *shape), model)
     counter = FlopCounterMode(display=False)
-    with _eval_mode(model), torch.inference_mode(), _math_attention(), \
+    with _eval_mode(model), torch.no_grad(), _math_attention(), \
             _NoFusedLayers(), counter, \
             _StageCounter(model, counter) as stages:
         run_model(model, images)

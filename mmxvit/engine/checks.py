@@ -35,49 +35,50 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
         UserError: Something is missing; lists all of it with the keys of the
             config and the command that makes toy data.
     """
-    missing: list[str] = []
-    roots: list[str] = []
-    layout = None
+    missing, roots, layouts = [], [], []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for key, dataset in _datasets(
                 loader.get('dataset'), f'{split}_dataloader.dataset'):
-            lines = [
+            absent = [
                 f'  {kind} {path}  ({key}.{name})'
                 for kind, path, name in _expected(dataset)
                 if not osp.exists(path)
             ]
-            if lines:
-                root = dataset.get('data_root')
-                if root is not None:
-                    roots.append(f'{key}.data_root is {root!r}' + (
-                        '' if osp.isdir(root) else ', no such folder'))
-                layout = layout or _layout(dataset)
-            missing += lines
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        if isinstance(evaluators, dict):
-            evaluators = [evaluators]
-        for evaluator in evaluators:
-            for name in ('ann_file', 'seg_prefix'):
-                path = evaluator.get(name)
-                if _is_local(path) and not osp.exists(path):
-                    kind = 'file  ' if name == 'ann_file' else 'folder'
-                    missing.append(
-                        f'  {kind} {path}  ({split}_evaluator.{name})')
+            if not absent:
+                continue
+            missing += absent
+            layouts.append(_layout(dataset))
+            root = dataset.get('data_root')
+            if root is not None:
+                roots.append(f'{key}.data_root is {root!r}' +
+                             ('' if osp.isdir(root) else ', no such folder'))
+        missing += _absent_for_evaluation(cfg, split)
     if not missing:
         return
-    # The same file is often named for validation, test and evaluation.
-    remedy = ('correct these keys in the config or by --cfg-options KEY=VALUE'
-              ' (relative paths count from the current folder)')
-    if layout:
-        remedy += (
-            '; toy data in this layout, to try the tools: '
-            'python tools/dataset_tools/make_shapes.py data/toy --layout '
-            f'{layout}')
-    raise UserError('\n'.join([
-        'data not found:', *dict.fromkeys(missing), *dict.fromkeys(roots),
-        remedy
-    ]))
+    lines = [
+        'data not found:', *missing, *roots,
+        'Correct these keys in the config or by --cfg-options KEY=VALUE; '
+        'relative paths count from the current folder.'
+    ]
+    if any(layouts):
+        layout = next(filter(None, layouts))
+        lines.append('Toy data in this layout: python '
+                     'tools/dataset_tools/make_shapes.py data/toy --layout '
+                     f'{layout}')
+    raise UserError('\n'.join(lines))
+
+
+def _absent_for_evaluation(cfg: Config, split: str) -> list[str]:
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    if isinstance(evaluators, dict):
+        evaluators = [evaluators]
+    return [
+        f'  {kind} {evaluator[name]}  ({split}_evaluator.{name})'
+        for evaluator in evaluators
+        for kind, name in (('file  ', 'ann_file'), ('folder', 'seg_prefix'))
+        if _is_local(evaluator.get(name)) and not osp.exists(evaluator[name])
+    ]
 
 
 def _datasets(dataset: dict | None, key: str) -> Iterator[tuple[str, dict]]:
@@ -99,11 +100,11 @@ def _is_local(path: object) -> bool:
 
 def _expected(dataset: dict) -> Iterator[tuple[str, str, str]]:
     """(kind, path, key) of what a data set reads."""
-    remote = dataset.get('backend_args') or dataset.get('file_client_args')
-    kind = str(dataset.get('type', ''))
-    if remote or any(name in kind for name in _DOWNLOADED):
-        return
     root = dataset.get('data_root') or ''
+    if (dataset.get('backend_args') or dataset.get('file_client_args')
+            or '://' in root
+            or any(name in str(dataset.get('type')) for name in _DOWNLOADED)):
+        return
     ann_file = dataset.get('ann_file')
     if _is_local(ann_file):
         yield 'file  ', osp.join(root, ann_file), 'ann_file'
@@ -120,9 +121,7 @@ def _expected(dataset: dict) -> Iterator[tuple[str, str, str]]:
         if 'seg' in name and not labels_read:
             continue
         if _is_local(prefix) or (root and prefix == ''):
-            path = osp.join(root, prefix)
-            if '://' not in path:
-                yield 'folder', path, name
+            yield 'folder', osp.join(root, prefix), name
 
 
 def _layout(dataset: dict) -> str | None:

@@ -87,15 +87,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def _similar_configs(path: Path) -> list[str]:
     """Existing config files whose names resemble that of ``path``."""
     package = Path(mmxvit.__file__).parent
-    folders = [
-        Path('configs'), package.parent / 'configs', package / '.mim/configs'
-    ]
+    folders = [Path('configs'), package / '.mim/configs']
+    if (package.parent / 'pyproject.toml').is_file():  # a source tree
+        folders.append(package.parent / 'configs')
     found = list(path.parent.glob('*.py')) if path.parent.is_dir() else []
     for folder in folders:
         found += folder.rglob('*.py')
     by_name: dict[str, str] = {}
     for file in found:
-        by_name.setdefault(file.name, osp.relpath(file))
+        if '_base_' not in file.parts:
+            by_name.setdefault(file.name, str(file))
     wanted = path.name if path.suffix else f'{path.name}.py'
     return [
         by_name[name]

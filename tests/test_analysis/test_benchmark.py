@@ -41,6 +41,7 @@ def test_parse_model(text, expected):
 @pytest.mark.parametrize('text', [
     "dict(type=__import__('os').getcwd())",
     "dict(type='a.B', x=list((1, 2)))",
+    "dict(type='a.B', x=open(file='y'))",
     "dict(dict(type='a.B'))",
     "dict(type='a.B', **dict(x=1))",
     "{'type': 'a.B', **{}}",

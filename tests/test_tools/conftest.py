@@ -12,7 +12,9 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import ManagerMixin
 
@@ -40,15 +42,17 @@ def clean_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(CheckpointLoader, '_schemes',
                         CheckpointLoader._schemes.copy())
-    # set by the commands for this process
     monkeypatch.setenv('LOCAL_RANK', '0')
+    before = {m: m._instance_dict.copy() for m in _managers()}
     yield
     for manager in _managers():
-        for instance in getattr(manager, '_instance_dict', {}).values():
-            if isinstance(instance, logging.Logger):
+        kept = before.get(manager, {})
+        for name, instance in manager._instance_dict.items():
+            if name not in kept and isinstance(instance, logging.Logger):
                 for handler in instance.handlers:
-                    handler.close()
-        manager._instance_dict = type(manager._instance_dict)()
+                    if isinstance(handler, logging.FileHandler):
+                        handler.close()
+        manager._instance_dict = type(manager._instance_dict)(kept)
 
 
 @pytest.fixture(scope='session')
@@ -274,7 +278,21 @@ def config(data: Path, tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def failure(capfd: pytest.CaptureFixture) -> Callable[..., str]:
+def checkpoint(tmp_path: Path) -> Callable[[str], str]:
+    """``checkpoint(config)``: a file of random weights for its model."""
+
+    def write(path: str) -> str:
+        cfg = Config.fromfile(path)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = MODELS.build(cfg.model)
+        torch.save(dict(state_dict=model.state_dict(), meta={}), 'random.pth')
+        return 'random.pth'
+
+    return write
+
+
+@pytest.fixture
+def failure() -> Callable[..., str]:
     """``failure(main, *argv)``: the message of a command that must fail."""
 
     def run(main: Callable, *argv: str) -> str:

@@ -1,11 +1,239 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
+from mmengine.config import Config
+
+ROOT = Path(__file__).parents[2]
+MOBILENET = dict(_delete_=True, type='MobileNetV2', out_indices=(2, 4, 6))
 
 
-@pytest.mark.parametrize('task', ['det', 'seg', 'cls'])
-def test_train_then_test(task, config, script, tmp_path, capfd):
+@pytest.fixture
+def train(script):
+    return script('tools/train.py').main
+
+
+@pytest.fixture
+def test(script):
+    return script('tools/test.py').main
+
+
+def log(work_dir):
+    return ''.join(p.read_text() for p in Path(work_dir).glob('*/*.log'))
+
+
+def scores(work_dir):
+    newest = max(Path(work_dir).glob('*/*.json'), key=os.path.getmtime)
+    return json.loads(newest.read_text())
+
+
+@pytest.mark.parametrize('task, metric', [
+    ('det', 'coco/bbox_mAP'),
+    ('seg', 'mIoU'),
+    ('cls', 'accuracy/top1'),
+])
+def test_train_then_test(task, metric, config, train, test, tmp_path):
     path = config(task)
-    script('tools/train.py').main([path])
+    train([path])
     work_dir = tmp_path / 'work_dirs' / task
-    assert (work_dir / 'epoch_1.pth').is_file()
-    script('tools/test.py').main([path, str(work_dir / 'epoch_1.pth')])
+    assert 'trained from scratch (pretrained = None)' in log(work_dir)
+    saved = str(work_dir / 'epoch_1.pth')
+    assert 'optimizer' in torch.load(saved, weights_only=False)
+    assert (work_dir / 'last_checkpoint').read_text() == saved
+
+    out = 'maps' if task == 'seg' else 'pred.pkl'
+    test([path, saved, '--work-dir', 'tested', '--out', out,
+          '--show-dir', 'pics'])
+    assert metric in scores('tested')
+    if task == 'seg':
+        assert len(list(Path('maps').glob('*.png'))) == 3
+    else:
+        with open(out, 'rb') as file:
+            assert len(pickle.load(file)) == 3
+    assert len(list(Path('pics').rglob('*.png'))) == 3
+
+
+@pytest.mark.parametrize('task, metric', [('det', 'coco/bbox_mAP'),
+                                          ('cls', 'accuracy/top1')])
+def test_tta(task, metric, config, checkpoint, test):
+    path = config(task)
+    test([path, checkpoint(path), '--tta', '--work-dir', 'tta'])
+    assert metric in scores('tta')
+
+
+def test_stock_backbone(config, train, data):
+    path = config('det', model__backbone=MOBILENET,
+                  model__neck__in_channels=[320, 96, 32])
+    train([path, '--work-dir', 'w', '--auto-scale-lr'])
+    assert 'by a factor of 0.25' in log('w') or 'LR has been' in log('w')
+    assert Path('w/epoch_1.pth').is_file()
+
+
+def test_typo_in_the_config_path(config, train, failure):
+    config('det', name='yolov3_cells')
+    message = failure(train, 'yolov3_cell.py')
+    assert 'nearest names:\n  yolov3_cells.py' in message
+
+
+def test_missing_data(config, train, test, failure, tmp_path):
+    where = 'dataloader__dataset__data_root'
+    path = config('det', **{f'{s}_{where}': 'data/none'
+                            for s in ('train', 'val', 'test')})
+    message = failure(train, path)
+    assert 'data/none/train.json' in message
+    assert '(val_dataloader.dataset.data_prefix.img)' in message
+    assert 'make_shapes.py data/toy --layout coco' in message
+    assert not (tmp_path / 'work_dirs').exists()
+    assert 'data/none/val.json' in failure(test, path, 'any.pth')
+
+
+def test_channels_that_do_not_match(config, train, test, failure):
+    path = config('det', model__neck__in_channels=[320, 96, 32])
+    for message in (failure(train, path), failure(test, path, 'any.pth')):
+        assert 'set model.neck.in_channels=[160, 128, 96]' in message
+
+
+def test_mistake_in_the_backbone(config, train, failure):
+    path = config('det', model__backbone__arch='xformr')
+    message = failure(train, path)
+    assert "'xformr'" in message and "'xformer'" in message
+
+
+def test_checkpoint_of_another_model(config, checkpoint, test, failure):
+    other = checkpoint(config('cls'))
+    message = failure(test, config('det'), other)
+    assert 'random.pth and the model differ' in message
+    assert 'missing in the file' in message
+    assert 'neck.' in message or 'backbone.' in message
+
+
+@pytest.mark.parametrize('content, message', [
+    (b'', 'is empty'), (b'PK\3\4' + b'x' * 99, 'truncated or damaged'),
+    (b'hello', 'not a PyTorch checkpoint')
+])
+def test_broken_checkpoint(config, train, test, failure, tmp_path, content,
+                           message):
+    (tmp_path / 'bad.pth').write_bytes(content)
+    path = config('cls')
+    for fails in (
+            failure(test, path, 'bad.pth'),
+            failure(train, path, '--resume', 'bad.pth'),
+            failure(train, path, '--cfg-options', 'load_from=bad.pth'),
+            failure(train, path, '--cfg-options', 'pretrained=bad.pth')):
+        assert 'bad.pth' in fails and message in fails
+        assert '\n' not in fails
+    assert not (tmp_path / 'work_dirs').exists()
+
+
+def test_pretrained_backbone(config, checkpoint, train):
+    path = config('cls')
+    train([path, '--cfg-options', f'pretrained={checkpoint(path)}',
+           'optim_wrapper.optimizer.lr=0'])
+    assert 'from scratch' not in log('work_dirs/cls')
+    before = torch.load('random.pth')['state_dict']
+    after = torch.load('work_dirs/cls/epoch_1.pth',
+                       weights_only=False)['state_dict']
+    key = 'backbone.conv1.conv.weight'
+    assert torch.equal(before[key], after[key])
+
+
+def test_fine_tuning_with_another_class_count(config, checkpoint, train):
+    other = checkpoint(config('cls', name='other', model__head__num_classes=7))
+    train([config('cls'), '--cfg-options', f'load_from={other}'])
+    text = log('work_dirs/cls')
+    assert 'of another shape (2)' in text and 'head.fc.weight' in text
+
+
+def test_resume_without_checkpoints_starts(config, train):
+    train([config('cls'), '--resume'])
+    assert 'no checkpoint in ./work_dirs/cls' in log('work_dirs/cls')
+    assert Path('work_dirs/cls/epoch_1.pth').is_file()
+
+
+def wait_for(condition, process, seconds=90):
+    end = time.time() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.time() < end
+        time.sleep(0.02)
+
+
+def test_kill_and_resume(config, train, failure, tmp_path):
+    """For real: kill -9, and a half-written newest checkpoint."""
+    path = config('cls', train_cfg__max_epochs=1000,
+                  default_hooks__checkpoint__max_keep_ckpts=2)
+    work_dir = tmp_path / 'work_dirs/cls'
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / 'tools/train.py'), path],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
+    wait_for((work_dir / 'epoch_3.pth').exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    epochs = sorted(
+        int(p.stem.split('_')[1]) for p in work_dir.glob('epoch_*.pth'))
+    assert len(epochs) >= 2
+    newest = work_dir / f'epoch_{epochs[-1]}.pth'
+    newest.write_bytes(newest.read_bytes()[:newest.stat().st_size // 2])
+    (work_dir / 'last_checkpoint').write_text('')
+
+    good = epochs[-2]
+    train([path, '--resume', '--cfg-options',
+           f'train_cfg.max_epochs={good + 1}'])
+    text = log(work_dir)
+    assert f'skipped {newest}' in text and 'truncated' in text
+    assert f'resumed epoch: {good},' in text
+    state = torch.load(newest, weights_only=False)
+    assert state['meta']['epoch'] == good + 1
+    steps = [s['step'] for s in state['optimizer']['state'].values()
+             if 'step' in s]
+    assert all(step == steps[0] for step in steps)
+
+    for file in work_dir.glob('epoch_*.pth'):
+        file.write_bytes(b'')
+    assert 'can be resumed' in failure(train, path, '--resume')
+
+
+def test_cold_start_from_another_folder(tmp_path):
+    """No traceback, status 1, and the scripts need no folder of their own."""
+    run = subprocess.run(
+        [sys.executable, str(ROOT / 'tools/test.py'), 'no.py', 'no.pth'],
+        capture_output=True, text=True, cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert run.returncode == 1
+    assert run.stderr.startswith('error: no.py: no such config file')
+    assert 'Traceback' not in run.stderr
+
+
+def test_predictions_do_not_depend_on_the_checkpoint_wrapper(
+        config, checkpoint, test):
+    """A checkpoint of a DDP model (module.*) tests like the plain one."""
+    path = config('cls')
+    plain = torch.load(checkpoint(path))
+    torch.save({f'module.{k}': v for k, v in plain['state_dict'].items()},
+               'ddp.pth')
+    predictions = []
+    for name in ('random', 'ddp'):
+        test([path, f'{name}.pth', '--out', f'{name}.pkl'])
+        with open(f'{name}.pkl', 'rb') as file:
+            predictions.append(
+                np.stack([p['pred_score'] for p in pickle.load(file)]))
+    assert np.array_equal(*predictions)
+
+
+def test_stock_config_keeps_its_entries(config, train):
+    """The config kept beside the results is the one that was run."""
+    train([config('cls')])
+    kept = Config.fromfile('work_dirs/cls/cls.py')
+    assert kept.default_hooks.checkpoint.type == 'mmxvit.AtomicCheckpointHook'
+    assert kept.work_dir == './work_dirs/cls'

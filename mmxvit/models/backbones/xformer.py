@@ -5,6 +5,7 @@ Zhao et al., arXiv 2207.07268. No code was published. Table 1 leaves the
 widths inside the blocks open; the defaults here reproduce the parameter and
 FLOP figures of Tables 1, 3, 4 and 5, and each inferred choice is an option.
 """
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -184,8 +185,9 @@ class XFormer(PyramidBackbone):
         channels = settings['stem_channels']
         self.stages = nn.ModuleList()
         stride = 2
-        for mv3, xf in list(zip(settings['mv3'],
-                                settings['xf']))[:self.num_stages]:
+        for mv3, xf in itertools.islice(
+                zip(settings['mv3'], settings['xf'], strict=True),
+                self.num_stages):
             blocks = []
             for out_channels, block_stride in mv3:
                 width = channels * (ratio if source == 'hidden' else 1)

@@ -64,10 +64,14 @@ class ConvNormAct(nn.Module):
         return self.act(x)
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
-        """Convolution and norm as two steps, folded or not."""
+        """Convolution, norm and activation as three steps, folded or not."""
         positions = output.numel() // output.shape[1]
+        counted_act = isinstance(
+            self.act, (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU))
         return dict(
-            linear=positions * self.conv.weight.numel(), norm=output.numel())
+            linear=positions * self.conv.weight.numel(),
+            norm=output.numel() * (1 + getattr(self.norm, 'affine', True)),
+            elementwise=output.numel() * counted_act)
 
 
 class SqueezeExcite(nn.Module):
@@ -88,8 +92,17 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
-        gate = x.mean((2, 3), keepdim=True)
+        # mean() would divide a map as large as x in the backward pass
+        gate = x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
         return x * self.expand(self.act(self.reduce(gate))).sigmoid()
+
+    def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
+        """Both convolutions; element-wise: the mean and the biases."""
+        batch = output.shape[0]
+        biases = self.reduce.bias.numel() + self.expand.bias.numel()
+        return dict(
+            linear=2 * batch * self.reduce.weight.numel(),
+            elementwise=output.numel() + batch * biases)
 
 
 class InvertedResidual(nn.Module):

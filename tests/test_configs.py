@@ -1,0 +1,167 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Every shipped config: name, self-containedness, a step of its model."""
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from mmxvit.analysis.complexity import complexity
+from mmxvit.engine.checks import check_channels
+
+ROOT = Path(__file__).parents[1] / 'configs'
+CONFIGS = sorted(p for p in ROOT.glob('*/*.py') if p.parent.name != '_base_')
+every_config = pytest.mark.parametrize(
+    'path', CONFIGS, ids=[p.stem for p in CONFIGS])
+
+# <head>_<backbone>[_<neck>]_<gpus>xb<batch>[-amp][-<size>]-<schedule>_<data>,
+# classifiers <backbone>_<gpus>xb<batch>_in1k
+NAME = re.compile(
+    r'([a-z0-9-]+_){2,3}(\d+)xb(\d+)(-amp)?(-\d+(x\d+)?)?-\d+(e|k)_[a-z0-9-]+'
+    r'|[a-z0-9-]+_(\d+)xb(\d+)_in1k')
+
+
+def build(cfg):
+    if 'data_preprocessor' in cfg:  # as the Runner does
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(cfg.model)
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 5
+
+
+@every_config
+def test_name_says_the_batch(path):
+    assert NAME.fullmatch(path.stem), path.stem
+    gpus, batch = map(int, re.search(r'(\d+)xb(\d+)', path.stem).groups())
+    cfg = Config.fromfile(path)
+    assert cfg.train_dataloader.batch_size == batch
+    assert cfg.auto_scale_lr.base_batch_size == gpus * batch
+    assert cfg.auto_scale_lr.get('enable', False) is False
+
+
+@every_config
+def test_self_contained_with_one_slot_for_weights(path, tmp_path):
+    text = path.read_text()
+    assert not re.search(r"['\"]\w+::", text)
+    assert 'custom_imports' not in text
+    cfg = Config.fromfile(path)
+    assert cfg.pretrained is None and not cfg.model.backbone.get('init_cfg')
+    filled = tmp_path / path.name
+    filled.write_text(
+        text.replace('pretrained = None', "pretrained = 'weights.pth'")
+        .replace("'./", f"'{path.parent}/").replace(
+            "'../_base_", f"'{ROOT}/_base_"))
+    if 'pretrained = None' in text:
+        backbone = Config.fromfile(filled).model.backbone
+        assert backbone.init_cfg == dict(
+            type='Pretrained', checkpoint='weights.pth', prefix='backbone.')
+
+
+@every_config
+def test_loss_and_prediction(path):
+    cfg = Config.fromfile(path)
+    check_channels(cfg)
+    model = build(cfg)
+    data = TOY_INPUTS[cfg.default_scope](cfg)
+    model.train()
+    losses = model.forward(
+        **model.data_preprocessor(data, True), mode='loss')
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert total.isfinite()
+    unused = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not unused or cfg.get('find_unused_parameters'), unused
+    model.eval()
+    with torch.no_grad():
+        results = model.forward(
+            **model.data_preprocessor(data, False), mode='predict')
+    assert len(results) == 2
+
+
+def detection_inputs(cfg):
+    from mmdet.testing import demo_mm_inputs
+    return demo_mm_inputs(
+        2, [[3, 64, 96]] * 2, num_classes=cfg.model.bbox_head.num_classes)
+
+
+def classification_inputs(cfg):
+    from mmpretrain.structures import DataSample
+    return dict(
+        inputs=torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),
+        data_samples=[DataSample().set_gt_label(i) for i in (1, 7)])
+
+
+TOY_INPUTS = dict(
+    mmdet=detection_inputs, mmpretrain=classification_inputs)
+
+
+def test_yolov3_xformer_has_the_papers_figures():
+    """Table 4: 6.3 M; 3.8, 15.0 and 38.4 G at 320, 640 and 1024."""
+    cfg = Config.fromfile(
+        ROOT / 'xformer/yolov3_xformer_8xb24-320-300e_coco.py')
+    model = build(cfg)
+    for size, macs in ((320, 3.751e9), (640, 15.004e9)):
+        counted = complexity(model, (3, size, size))
+        assert counted.params == 6_310_835
+        assert counted.paper == pytest.approx(macs, rel=1e-3)
+        # scaling by area is exact but for SE, which is counted once
+        at_1024 = counted.paper * (1024 / size)**2
+        assert at_1024 == pytest.approx(38.409e9, rel=1e-3)
+
+
+def test_classifier_has_the_papers_figures():
+    """Table 3: 5.5 M, 1.7 G; at 256 pixels."""
+    cfg = Config.fromfile(ROOT / 'xformer/xformer_8xb128_in1k.py')
+    counted = complexity(build(cfg), (3, 256, 256))
+    assert counted.params == 5_547_838
+    assert counted.paper == pytest.approx(1.736e9, rel=1e-3)
+    assert counted.executed <= counted.full
+
+
+def test_segformer_has_the_inferred_figures():
+    """Table 5 prints 5.3 M and 48.7 G at 1024; this structure has less."""
+    head = dict(
+        type='SegformerHead',
+        in_channels=[64, 96, 128, 160],
+        in_index=[0, 1, 2, 3],
+        channels=256,
+        dropout_ratio=0.1,
+        num_classes=19,
+        norm_cfg=dict(type='BN'),
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss'))
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(
+            dict(
+                type='EncoderDecoder',
+                data_preprocessor=dict(type='SegDataPreProcessor'),
+                backbone=dict(type='mmxvit.XFormer'),
+                decode_head=head,
+                test_cfg=dict(mode='whole')))
+    counted = complexity(model, (3, 512, 512))
+    assert counted.params == 5_187_433
+    assert counted.paper * 4 == pytest.approx(46.93e9, rel=1e-3)
+
+
+def test_the_demo_changes_data_schedule_size_and_classes_only():
+    folder = ROOT / 'xformer'
+    coco = Config.fromfile(folder / 'yolov3_xformer_8xb24-320-300e_coco.py')
+    demo = Config.fromfile(folder / 'yolov3_xformer_1xb8-256-20e_shapes.py')
+    assert demo.model.bbox_head.pop('num_classes') == 6
+    assert coco.model.bbox_head.pop('num_classes') == 80
+    assert demo.model.to_dict() == coco.model.to_dict()
+
+    def types(cfg):
+        return [
+            t['type'] for t in cfg.train_dataloader.dataset.dataset.pipeline
+        ]
+
+    assert types(demo) == types(coco)
+    dataset = demo.test_dataloader.dataset
+    assert dataset.data_root == 'data/shapes/'
+    assert dataset.pipeline[1].scale == (256, 256)

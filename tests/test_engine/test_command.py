@@ -1,0 +1,143 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import argparse
+import os
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+
+from mmxvit.engine.command import (
+    UserError,
+    add_config_arguments,
+    add_run_arguments,
+    command,
+    load_config,
+    load_run_config,
+    use_safe_loading,
+)
+from mmxvit.utils.checkpoint import CheckpointError
+
+
+def write(path, text='model = dict(backbone=dict(type="A"))\n'):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def parse(*argv):
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    add_run_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def test_typo_in_the_name_of_a_config(tmp_path):
+    write(tmp_path / 'configs/xformer/yolov3_xformer_coco.py')
+    write(tmp_path / 'configs/lvt/fpn_lvt.py')
+    write(tmp_path / 'mine/yolov3_xformer_cells.py')
+    with pytest.raises(UserError) as error:
+        load_config('mine/yolov3_xfomer_coco.py')
+    # configs of the package come after these
+    assert str(error.value).splitlines()[:3] == [
+        'mine/yolov3_xfomer_coco.py: no such config file; nearest names:',
+        '  configs/xformer/yolov3_xformer_coco.py',
+        '  mine/yolov3_xformer_cells.py'
+    ]
+
+
+def test_config_in_the_wrong_folder_and_without_suffix(tmp_path):
+    write(tmp_path / 'configs/xformer/yolov3_xformer_coco.py')
+    for path in ('yolov3_xformer_coco.py', 'nowhere/yolov3_xformer_coco'):
+        with pytest.raises(UserError,
+                           match=r'\n  configs/xformer/yolov3_xformer_coco'):
+            load_config(path)
+
+
+def test_nothing_similar():
+    with pytest.raises(UserError, match='nor any with a similar name'):
+        load_config('zzzzzzzzzzzzzzzz.py')
+
+
+def test_missing_base_and_base_itself(tmp_path):
+    path = write(tmp_path / 'a.py', "_base_ = './b.py'\n")
+    with pytest.raises(UserError, match=r'_base_ is missing.*b\.py'):
+        load_config(path)
+    with pytest.raises(UserError, match='has no `model`'):
+        load_config(write(tmp_path / 'part.py', 'optimizer = 1\n'))
+
+
+def test_missing_task_package(tmp_path, monkeypatch):
+    path = write(tmp_path / 'a.py',
+                 'default_scope = "mmseg"\nmodel = dict(type="A")\n')
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(UserError, match='onedl-mmsegmentation or mmseg'):
+        load_config(path)
+
+
+def test_pretrained_can_be_set_from_the_command_line(tmp_path):
+    path = write(tmp_path / 'a.py',
+                 'pretrained = None\nmodel = dict(backbone=dict(type="A"))\n')
+    assert 'init_cfg' not in load_config(path).model.backbone
+    cfg = load_config(path, dict(pretrained='weights.pth'))
+    assert cfg.model.backbone.init_cfg == dict(
+        type='Pretrained', checkpoint='weights.pth', prefix='backbone.')
+
+
+@pytest.mark.parametrize('argv, text, expected', [
+    ((), '', './work_dirs/a'),
+    ((), 'work_dir = "runs/x"\n', 'runs/x'),
+    (('--work-dir', 'w'), 'work_dir = "runs/x"\n', 'w'),
+    (('--cfg-options', 'work_dir=y'), '', 'y'),
+])
+def test_work_dir(tmp_path, argv, text, expected):
+    path = write(tmp_path / 'a.py', f'model = dict(type="A")\n{text}')
+    assert load_run_config(parse(path, *argv)).work_dir == expected
+
+
+@pytest.mark.parametrize('option', ['--local_rank', '--local-rank'])
+def test_both_spellings_of_local_rank(tmp_path, monkeypatch, option):
+    path = write(tmp_path / 'a.py')
+    monkeypatch.delenv('LOCAL_RANK')
+    cfg = load_run_config(parse(path, f'{option}=3', '--launcher', 'slurm'))
+    assert os.environ['LOCAL_RANK'] == '3'
+    assert cfg.launcher == 'slurm'
+    # what torchrun says counts more
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    load_run_config(parse(path, f'{option}=3'))
+    assert os.environ['LOCAL_RANK'] == '1'
+
+
+@pytest.mark.parametrize('kind', [UserError, CheckpointError])
+def test_command_turns_mistakes_into_a_message(monkeypatch, kind):
+
+    @command
+    def main(argv=None):
+        raise kind(f'{argv[0]} is missing')
+
+    pauses = []
+    monkeypatch.setattr('time.sleep', pauses.append)
+    for rank in '01':
+        monkeypatch.setenv('LOCAL_RANK', rank)
+        with pytest.raises(SystemExit) as stop:
+            main(['data'])
+        assert stop.value.code == 'error: data is missing'
+    assert len(pauses) == 1  # the second lets the first go first
+
+
+def test_command_does_not_hide_defects():
+
+    @command
+    def main(argv=None):
+        raise ValueError('a defect')
+
+    with pytest.raises(ValueError):
+        main([])
+
+
+def test_mmengine_loads_files_by_our_loader(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(weight=torch.ones(2)), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    use_safe_loading()
+    with pytest.raises(CheckpointError, match='truncated'):
+        CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')

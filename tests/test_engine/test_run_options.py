@@ -1,0 +1,140 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import pytest
+from mmengine.config import Config
+
+from mmxvit.engine import run_options
+from mmxvit.engine.command import UserError
+
+
+def config(scope='mmdet', **more):
+    return Config(
+        dict(
+            default_scope=scope,
+            model=dict(type='Model'),
+            optim_wrapper=dict(type='OptimWrapper', optimizer=dict()),
+            test_dataloader=dict(
+                dataset=dict(
+                    type='RepeatDataset',
+                    dataset=dict(
+                        type='A',
+                        pipeline=[
+                            dict(type='LoadImageFromFile'),
+                            dict(type='Pack')
+                        ]))),
+            test_evaluator=dict(type='Metric'),
+            **more))
+
+
+def test_amp(monkeypatch):
+    cfg = config()
+    monkeypatch.setattr(run_options, 'is_cuda_available', lambda: False)
+    with pytest.raises(UserError, match='needs a GPU'):
+        run_options.use_amp(cfg)
+    monkeypatch.setattr(run_options, 'is_cuda_available', lambda: True)
+    run_options.use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+    cfg.optim_wrapper.loss_scale = 512.
+    run_options.use_amp(cfg)
+    assert cfg.optim_wrapper.loss_scale == 512.
+    cfg.optim_wrapper.type = 'DeepSpeedOptimWrapper'
+    with pytest.raises(UserError, match='DeepSpeedOptimWrapper'):
+        run_options.use_amp(cfg)
+
+
+def test_auto_scale_lr():
+    with pytest.raises(UserError, match='base_batch_size'):
+        run_options.use_auto_scale_lr(config())
+    cfg = config(auto_scale_lr=dict(base_batch_size=64))
+    run_options.use_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr == dict(base_batch_size=64, enable=True)
+
+
+@pytest.mark.parametrize('hooks', [
+    {}, dict(default_hooks=dict(logger=dict(type='LoggerHook'))),
+    dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook')))
+])
+def test_atomic_checkpoints(hooks):
+    cfg = config(**hooks)
+    run_options.use_atomic_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint.type == 'mmxvit.AtomicCheckpointHook'
+    own = config(default_hooks=dict(checkpoint=dict(type='MyHook', a=1)))
+    run_options.use_atomic_checkpoints(own)
+    assert own.default_hooks.checkpoint == dict(type='MyHook', a=1)
+
+
+def test_nothing_to_resume_keeps_load_from(tmp_path):
+    cfg = config(work_dir=str(tmp_path), load_from='coco.pth')
+    notes = run_options.use_resume(cfg, 'auto')
+    assert (cfg.load_from, cfg.resume) == ('coco.pth', False)
+    assert 'starts from the beginning' in notes[0]
+
+
+def test_tta_of_the_config():
+    cfg = config('mmseg', tta_model=dict(type='TTA'),
+                 tta_pipeline=[dict(type='Load')])
+    run_options.use_tta(cfg)
+    assert cfg.model == dict(type='TTA', module=dict(type='Model'))
+    assert cfg.test_dataloader.dataset.dataset.pipeline == [dict(type='Load')]
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain'])
+def test_tta_by_flipping(scope):
+    cfg = config(scope)
+    run_options.use_tta(cfg)
+    load, augment = cfg.test_dataloader.dataset.dataset.pipeline
+    assert load.type == 'LoadImageFromFile'
+    assert [flip.prob for flip in augment.transforms[0]] == [1., 0.]
+    assert cfg.model.module.type == 'Model'
+
+
+@pytest.mark.parametrize('given, lacking', [
+    ({}, 'tta_model and tta_pipeline'),
+    (dict(tta_model=dict(type='TTA')), 'tta_pipeline'),
+])
+def test_tta_lacking_in_segmentation(given, lacking):
+    with pytest.raises(UserError, match=f'--tta without {lacking} in'):
+        run_options.use_tta(config('mmseg', **given))
+
+
+def test_out():
+    cfg = config()
+    run_options.use_out(cfg, 'pred.pkl')
+    assert cfg.test_evaluator == [
+        dict(type='Metric'),
+        dict(type='DumpDetResults', out_file_path='pred.pkl')
+    ]
+    cfg = config('mmpretrain')
+    run_options.use_out(cfg, 'pred.pkl')
+    assert cfg.test_evaluator[1].type == 'DumpResults'
+    cfg = config('mmseg')
+    run_options.use_out(cfg, 'maps')
+    assert cfg.test_evaluator == [dict(type='Metric', output_dir='maps')]
+
+
+@pytest.mark.parametrize('scope, out, message', [
+    ('mmdet', 'pred.json', r'named \*\.pkl'),
+    ('mmseg', 'pred.pkl', 'must be a folder'),
+    ('mine', 'pred.pkl', "default_scope = 'mine'"),
+    ('mmdet', 'old.pkl', 'exists already'),
+    ('mmseg', 'maps', 'exists already'),
+])
+def test_out_is_refused(tmp_path, scope, out, message):
+    (tmp_path / 'old.pkl').write_text('mine')
+    (tmp_path / 'maps').mkdir()
+    (tmp_path / 'maps/0.png').write_text('mine')
+    with pytest.raises(UserError, match=message):
+        run_options.use_out(config(scope), out)
+
+
+def test_show_dir_counts_from_here_and_is_new(tmp_path):
+    cfg = config(default_hooks=dict(
+        visualization=dict(type='DetVisualizationHook', score_thr=0.1)))
+    run_options.use_show_dir(cfg, 'pics')
+    assert cfg.default_hooks.visualization == dict(
+        type='DetVisualizationHook', score_thr=0.1, draw=True,
+        test_out_dir=str(tmp_path / 'pics'))
+    (tmp_path / 'pics').mkdir()
+    (tmp_path / 'pics/0.png').write_text('mine')
+    with pytest.raises(UserError, match='exists already'):
+        run_options.use_show_dir(config(), 'pics')
