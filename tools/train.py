@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmxvit.engine.checkpoints import (
     check_checkpoint,
     check_weights,
-    pretrained_checkpoint,
+    pretrained_weights,
 )
 from mmxvit.engine.checks import check_channels, check_data
 from mmxvit.engine.command import (
@@ -63,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     notes = []
     if args.resume or cfg.get('resume'):
         notes = use_resume(cfg, args.resume or cfg.get('load_from') or 'auto')
-    pretrained = pretrained_checkpoint(cfg)
+    pretrained = pretrained_weights(cfg)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
     elif pretrained:
-        check_checkpoint(pretrained)
+        check_checkpoint(pretrained['checkpoint'], pretrained['prefix'])
     else:
         notes.append('backbone trained from scratch (pretrained = None)')
 

@@ -111,8 +111,9 @@ def _last_checkpoint(work_dir: Path) -> Path | None:
     return None
 
 
-def pretrained_checkpoint(cfg: Config) -> str | None:
-    """Checkpoint that the backbone or the model starts from, if any."""
+def pretrained_weights(cfg: Config) -> dict | None:
+    """``dict(checkpoint=..., prefix=...)`` that the backbone or the whole
+    model starts from, if any."""
     model = cfg.model
     for part in (model.get('backbone') or {}, model):
         init_cfg = part.get('init_cfg') or []
@@ -120,16 +121,33 @@ def pretrained_checkpoint(cfg: Config) -> str | None:
             init_cfg = [init_cfg]
         for entry in init_cfg:
             if entry.get('type') == 'Pretrained':
-                return entry['checkpoint']
+                return dict(
+                    checkpoint=entry['checkpoint'],
+                    prefix=entry.get('prefix') or '')
         if part.get('pretrained'):
-            return part['pretrained']
+            return dict(checkpoint=part['pretrained'], prefix='')
     return None
 
 
-def check_checkpoint(path: str) -> None:
-    """Raise CheckpointError for a local file that does not load."""
-    if '://' not in path:
-        load_checkpoint_file(path)
+def check_checkpoint(path: str, prefix: str = '') -> None:
+    """Check that a local checkpoint file can be used.
+
+    Args:
+        path: The file; one on remote storage is not looked at.
+        prefix: What the keys of its weights must start with.
+
+    Raises:
+        CheckpointError: It does not load, or has no key with that prefix.
+    """
+    if '://' in path:
+        return
+    checkpoint = load_checkpoint_file(path)
+    keys = [str(k) for k in checkpoint.get('state_dict', checkpoint)]
+    if not any(k.startswith(prefix) for k in keys):
+        raise CheckpointError(
+            f'{path}: has no weights with the prefix {prefix!r} but '
+            f'{", ".join(keys[:3])} ...; set prefix in the init_cfg of the '
+            'backbone to what precedes its weights in this file')
 
 
 def check_weights(model: nn.Module, path: str, strict: bool) -> None:

@@ -56,10 +56,11 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
         missing += _absent_for_evaluation(cfg, split)
     if not missing:
         return
+    change = 'data_root=FOLDER' if 'data_root' in cfg else 'KEY=VALUE'
     lines = [
         'data not found:', *missing, *roots,
-        'Correct these keys in the config or by --cfg-options KEY=VALUE; '
-        'relative paths count from the current folder.'
+        f'Correct the config, or use --cfg-options {change}; relative paths '
+        'count from the current folder.'
     ]
     if any(layouts):
         layout = next(filter(None, layouts))

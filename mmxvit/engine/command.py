@@ -107,8 +107,10 @@ def _similar_configs(path: Path) -> list[str]:
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config file.
 
-    A ``pretrained`` entry at the top of the config that is not None becomes
-    ``init_cfg`` of ``model.backbone`` (keys with the prefix ``backbone.``).
+    Two entries at the top of a config count when ``options`` change them,
+    although the config has used them already: ``data_root`` replaces the old
+    one in all data sets and evaluators, ``pretrained`` becomes ``init_cfg``
+    of ``model.backbone`` (keys with the prefix ``backbone.``).
 
     Args:
         path: Config file.
@@ -132,6 +134,9 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         raise UserError(f'{path}: a file in its _base_ is missing: '
                         f'{error}') from error
     if options:
+        old_root = cfg.get('data_root')
+        if old_root and 'data_root' in options:
+            _move_data(cfg, old_root, options['data_root'])
         cfg.merge_from_dict(options)
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'{path}: has no `model`; a file of _base_ is only '
@@ -144,6 +149,25 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         cfg.model.backbone.init_cfg = dict(
             type='Pretrained', checkpoint=cfg.pretrained, prefix='backbone.')
     return cfg
+
+
+def _move_data(cfg: Config, old: str, new: str) -> None:
+    """Replace the folder ``old`` in all paths of data and evaluation."""
+    old = old.rstrip('/')
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: moved(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(moved(v) for v in value)
+        if isinstance(value, str) and (value + '/').startswith(f'{old}/'):
+            return osp.join(new, value[len(old):].lstrip('/'))
+        return value
+
+    for split in ('train', 'val', 'test'):
+        for key in (f'{split}_dataloader', f'{split}_evaluator'):
+            if cfg.get(key):
+                cfg[key] = moved(cfg[key])
 
 
 def load_run_config(args: argparse.Namespace) -> Config:

@@ -63,11 +63,11 @@ def read_image(path: str) -> np.ndarray:
     """
     if not Path(path).is_file():
         raise UserError(f'{path}: no such image file')
-    image = mmcv.imread(path, channel_order='rgb')
+    image = mmcv.imread(path)
     if image is None:
         raise UserError(f'{path}: cannot be read as an image; give a JPEG, '
                         'PNG, BMP, TIFF or WebP file')
-    return image
+    return mmcv.bgr2rgb(image)
 
 
 def predict(model: nn.Module, cfg: Config, path: str) -> BaseDataElement:

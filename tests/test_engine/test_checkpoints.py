@@ -9,10 +9,11 @@ from mmengine.config import Config
 from mmengine.model import BaseModel, BaseTTAModel
 
 from mmxvit.engine.checkpoints import (
+    check_checkpoint,
     check_resumable,
     check_weights,
     find_resume_checkpoint,
-    pretrained_checkpoint,
+    pretrained_weights,
 )
 from mmxvit.engine.command import UserError
 from mmxvit.utils.checkpoint import CheckpointError
@@ -137,18 +138,29 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
 @pytest.mark.parametrize('model, expected', [
     (dict(backbone=dict(type='A')), None),
     (dict(backbone=dict(type='A', init_cfg=None)), None),
-    (dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='x'))),
-     'x'),
+    (dict(backbone=dict(init_cfg=dict(
+        type='Pretrained', checkpoint='x', prefix='backbone.'))),
+     ('x', 'backbone.')),
     (dict(backbone=dict(init_cfg=[
         dict(type='Kaiming'), dict(type='Pretrained', checkpoint='x')])),
-     'x'),
+     ('x', '')),
     (dict(backbone=dict(), init_cfg=dict(type='Pretrained', checkpoint='m')),
-     'm'),
+     ('m', '')),
     (dict(backbone=dict(), pretrained='torchvision://resnet50'),
-     'torchvision://resnet50'),
+     ('torchvision://resnet50', '')),
 ])
-def test_pretrained_checkpoint(model, expected):
-    assert pretrained_checkpoint(Config(dict(model=model))) == expected
+def test_pretrained_weights(model, expected):
+    found = pretrained_weights(Config(dict(model=model)))
+    assert (found and tuple(found.values())) == expected
+
+
+def test_prefix_of_pretrained_weights(tmp_path):
+    path = str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict={'backbone.stem.weight': torch.ones(1)}), path)
+    check_checkpoint(path, 'backbone.')
+    check_checkpoint('https://example.org/a.pth', 'backbone.')
+    with pytest.raises(CheckpointError, match=r"'model\.' but backbone\.stem"):
+        check_checkpoint(path, 'model.')
 
 
 class Net(nn.Module):

@@ -48,11 +48,16 @@ def test_data_root_missing():
         '  folder data/coco/train/  '
         '(train_dataloader.dataset.data_prefix.img)',
         "train_dataloader.dataset.data_root is 'data/coco/', no such folder",
-        'Correct these keys in the config or by --cfg-options KEY=VALUE; '
-        'relative paths count from the current folder.',
+        'Correct the config, or use --cfg-options KEY=VALUE; relative paths '
+        'count from the current folder.',
         'Toy data in this layout: python '
         'tools/dataset_tools/make_shapes.py data/toy --layout coco'
     ]
+
+
+def test_one_key_that_changes_all_is_named():
+    text = message(check_data, data(COCO, data_root='data/coco/'), ['train'])
+    assert '--cfg-options data_root=FOLDER' in text
 
 
 def test_only_what_is_missing_is_listed(tmp_path):

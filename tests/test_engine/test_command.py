@@ -83,6 +83,25 @@ def test_pretrained_can_be_set_from_the_command_line(tmp_path):
         type='Pretrained', checkpoint='weights.pth', prefix='backbone.')
 
 
+@pytest.mark.parametrize('new', ['toy', 'data/coco/small/'])
+def test_data_root_can_be_set_from_the_command_line(tmp_path, new):
+    path = write(tmp_path / 'a.py', '''
+model = dict(type='A')
+data_root = 'data/coco/'
+val_dataloader = dict(dataset=dict(type='RepeatDataset', dataset=dict(
+    data_root=data_root, ann_file='a.json', data_prefix=dict(img='val/'))))
+test_dataloader = val_dataloader
+test_evaluator = [dict(ann_file=data_root + 'a.json', other='data/coconut')]
+''')
+    cfg = load_config(path, dict(data_root=new))
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.dataset.data_root.rstrip('/') == new.rstrip('/')
+        assert loader.dataset.dataset.ann_file == 'a.json'
+    assert cfg.test_evaluator[0] == dict(
+        ann_file=os.path.join(new, 'a.json'), other='data/coconut')
+    assert load_config(path).test_evaluator[0].ann_file == 'data/coco/a.json'
+
+
 @pytest.mark.parametrize('argv, text, expected', [
     ((), '', './work_dirs/a'),
     ((), 'work_dir = "runs/x"\n', 'runs/x'),

@@ -177,7 +177,8 @@ def det_config(data: Path, backbone: dict | None = None,
                 type='GridAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5,
                 min_pos_iou=0)),
         test_cfg=dict(
-            nms_pre=100, min_bbox_size=0, score_thr=0.05, conf_thr=0.005,
+            # every box counts: an untrained network gives no sure ones
+            nms_pre=100, min_bbox_size=0, score_thr=0., conf_thr=-1,
             nms=dict(type='nms', iou_threshold=0.45), max_per_img=100))
     return dict(
         _run_settings('mmdet'), model=model, **_loaders(train, test),

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmxvit.utils.checkpoint import load_checkpoint_file
+from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
 
 # What stock configs write into `pretrained` or init_cfg for their own
 # backbones; such weights never fit one of ours.
-FOREIGN_SCHEMES = ('open-mmlab://', 'openmmlab://', 'torchvision://', 'mmcls://',
-                   'jhu://')
+FOREIGN_SCHEMES = ('open-mmlab://', 'openmmlab://', 'torchvision://',
+                   'mmcls://', 'jhu://')
 
 
 @contextlib.contextmanager
@@ -183,8 +183,9 @@ class PyramidBackbone(BaseModule):
         Without one the weights stay as the constructor made them.
 
         Raises:
-            RuntimeError: The checkpoint cannot be read, or misses parameters
-                of this backbone or holds them in other shapes (listed).
+            CheckpointError: The checkpoint cannot be read, or misses
+                parameters of this backbone or holds them in other shapes
+                (listed).
         """
         cfg = self.init_cfg
         if not isinstance(cfg, dict) or cfg.get('type') != 'Pretrained':
@@ -209,7 +210,7 @@ class PyramidBackbone(BaseModule):
         if differs:
             more = f'\n  ... and {len(differs) - 10} more' * (
                 len(differs) > 10)
-            raise RuntimeError(
+            raise CheckpointError(
                 f'{path}: not a checkpoint of this {type(self).__name__} '
                 f'(keys looked for under the prefix {prefix!r}):\n  ' +
                 '\n  '.join(differs[:10]) + more)

@@ -286,6 +286,20 @@ def test_bfloat16_autocast(family, arch):
 
 
 @zoo
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_autocast_on_a_gpu(family, arch, dtype):
+    model = build(family, arch).cuda()
+    model.train()
+    x = 1000 * torch.randn(4, 3, 128, 128, device='cuda')
+    with torch.autocast('cuda', dtype):
+        outs = model(x)
+    sum(out.float().square().mean() for out in outs).backward()
+    assert all(out.isfinite().all() for out in outs)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@zoo
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('value', ['x1000', 'zero', 'constant'])
 def test_extreme_images_stay_finite(family, arch, value, training):
