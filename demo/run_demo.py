@@ -36,7 +36,7 @@ def newest(folder: Path, pattern: str) -> Path:
     return max(folder.glob(pattern), key=lambda p: p.stat().st_mtime)
 
 
-def plot(work_dir: Path, out_file: Path) -> None:
+def plot(work_dir: Path, out_file: Path) -> tuple[plt.Axes, plt.Axes]:
     """Loss and AP over the epochs, of all log files of a work folder."""
     records = [
         json.loads(line)
@@ -59,6 +59,7 @@ def plot(work_dir: Path, out_file: Path) -> None:
     right.legend(loc='center right')
     figure.tight_layout()
     figure.savefig(out_file, dpi=120)
+    return left, right
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import json
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import CheckpointLoader
-from mmengine.utils import ManagerMixin
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ('circle', 'square')
@@ -29,30 +26,6 @@ def load_script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _managers(kind: type = ManagerMixin) -> list[type]:
-    return [kind] + [m for sub in kind.__subclasses__()
-                     for m in _managers(sub)]
-
-
-@pytest.fixture(autouse=True)
-def clean_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each test runs in its own folder and leaves no global state behind."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(CheckpointLoader, '_schemes',
-                        CheckpointLoader._schemes.copy())
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    before = {m: m._instance_dict.copy() for m in _managers()}
-    yield
-    for manager in _managers():
-        kept = before.get(manager, {})
-        for name, instance in manager._instance_dict.items():
-            if name not in kept and isinstance(instance, logging.Logger):
-                for handler in instance.handlers:
-                    if isinstance(handler, logging.FileHandler):
-                        handler.close()
-        manager._instance_dict = type(manager._instance_dict)(kept)
 
 
 @pytest.fixture(scope='session')

@@ -1,0 +1,50 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import json
+import runpy
+from pathlib import Path
+
+import cv2
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / 'demo/run_demo.py'
+
+
+def write_log(folder, epochs):
+    lines = []
+    for epoch in epochs:
+        for step in (10, 20):
+            lines.append(
+                dict(loss=100. / epoch, epoch=epoch,
+                     iter=(epoch - 1) * 20 + step, step=epoch * 20))
+        lines.append({
+            'coco/bbox_mAP': .1 * epoch,
+            'coco/bbox_mAP_50': .2 * epoch,
+            'step': epoch
+        })
+    log = folder / 'vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('\n'.join(map(json.dumps, lines)))
+
+
+def test_curves_of_a_training_that_was_resumed(tmp_path):
+    demo = runpy.run_path(str(SCRIPT))
+    write_log(tmp_path / '20260101_000000', [1, 2])
+    write_log(tmp_path / '20260102_000000', [3, 4])
+    out = tmp_path / 'training.png'
+    axes = demo['plot'](tmp_path, out)
+    assert list(axes[0].lines[0].get_xdata()) == [
+        .5, 1, 1.5, 2, 2.5, 3, 3.5, 4
+    ]
+    assert list(axes[1].lines[0].get_xdata()) == [1, 2, 3, 4]
+    assert list(axes[1].lines[0].get_ydata()) == pytest.approx(
+        [.1, .2, .3, .4])
+    assert cv2.imread(str(out)).std() > 1
+
+
+def test_a_failing_command_ends_the_demo_with_its_status(tmp_path):
+    demo = runpy.run_path(str(SCRIPT))
+    script = tmp_path / 'fails.py'
+    script.write_text('raise SystemExit(3)')
+    with pytest.raises(SystemExit) as error:
+        demo['run'](script)
+    assert error.value.code == 3
