@@ -4,7 +4,8 @@ import contextlib
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -22,19 +23,24 @@ FOREIGN_SCHEMES = ('open-mmlab://', 'openmmlab://', 'torchvision://',
                    'mmcls://', 'jhu://')
 
 
-@contextlib.contextmanager
-def _bn_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """BatchNorms in ``module`` do not update their running statistics."""
-    norms = [
-        (m, m.momentum) for m in module.modules()
-        if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
-    ]
-    for norm, _ in norms:
-        norm.momentum = 0.
-    try:
-        yield
-    finally:
-        for norm, momentum in norms:
+class _StatisticsKept:
+    """Context in which BatchNorms keep their running statistics.
+
+    A class, as it is entered once for each backward pass.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.norms = [(m, m.momentum) for m in self.module.modules()
+                      if isinstance(m, _BatchNorm) and m.training
+                      and m.track_running_stats]
+        for norm, _ in self.norms:
+            norm.momentum = 0.
+
+    def __exit__(self, *error: object) -> None:
+        for norm, momentum in self.norms:
             norm.momentum = momentum
             norm.num_batches_tracked.sub_(1)
 
@@ -156,26 +162,27 @@ class PyramidBackbone(BaseModule):
     def _resolve_pretrained(
             self, pretrained: str | None,
             init_cfg: dict | list[dict] | None) -> dict | list[dict] | None:
-        def foreign(path: object) -> bool:
-            return str(path).startswith(FOREIGN_SCHEMES)
+        def is_own(key: str, path: object) -> bool:
+            if not str(path).startswith(FOREIGN_SCHEMES):
+                return True
+            warnings.warn(
+                f'{key}={path!r} names the weights of another backbone; '
+                f'{type(self).__name__} ignores it and keeps its own '
+                'initialisation',
+                stacklevel=4)
+            return False
 
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise ValueError('give init_cfg or pretrained, not both')
-            init_cfg = dict(
-                type='Pretrained', checkpoint=pretrained, prefix='backbone.')
         configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-        for cfg in configs:
-            checkpoint_path = (cfg or {}).get('checkpoint')
-            if foreign(checkpoint_path):
-                key = 'pretrained' if pretrained else 'init_cfg.checkpoint'
-                warnings.warn(
-                    f'{key}={checkpoint_path!r} names the weights of another '
-                    f'backbone; {type(self).__name__} ignores it and keeps '
-                    'its own initialisation',
-                    stacklevel=3)
-                init_cfg = None
-        return init_cfg
+        configs = [
+            cfg for cfg in configs
+            if cfg and is_own('init_cfg.checkpoint', cfg.get('checkpoint'))
+        ]
+        if pretrained is not None and is_own('pretrained', pretrained):
+            if configs:
+                raise ValueError('give init_cfg or pretrained, not both')
+            return dict(
+                type='Pretrained', checkpoint=pretrained, prefix='backbone.')
+        return configs[0] if len(configs) == 1 else configs or None
 
     def init_weights(self) -> None:
         """Load the ``Pretrained`` checkpoint of ``init_cfg``, strictly.
@@ -192,12 +199,18 @@ class PyramidBackbone(BaseModule):
             super().init_weights()
             return
         path, prefix = cfg['checkpoint'], cfg.get('prefix') or ''
+        if prefix and not prefix.endswith('.'):
+            prefix += '.'
         checkpoint = load_checkpoint_file(path)
         state = checkpoint.get('state_dict', checkpoint)
-        own = {
-            key[len(prefix):]: value
-            for key, value in state.items() if key.startswith(prefix)
-        }
+        own = OrderedDict((key[len(prefix):], value)
+                          for key, value in state.items()
+                          if key.startswith(prefix))
+        # versions of the modules, which load hooks ask for
+        own._metadata = OrderedDict(
+            (f'{name}.'[len(prefix):][:-1], value)
+            for name, value in getattr(state, '_metadata', {}).items()
+            if f'{name}.'.startswith(prefix))
         try:
             missing, unexpected = self.load_state_dict(own, strict=False)
             differs = [f'missing {key}' for key in missing]
@@ -213,7 +226,8 @@ class PyramidBackbone(BaseModule):
             raise CheckpointError(
                 f'{path}: not a checkpoint of this {type(self).__name__} '
                 f'(keys looked for under the prefix {prefix!r}):\n  ' +
-                '\n  '.join(differs[:10]) + more)
+                '\n  '.join(differs[:10]) + more +
+                '\nname a checkpoint of this backbone, or None')
         self._is_init = True
         print_log(
             f'{type(self).__name__}: loaded {len(own) - len(unexpected)} '
@@ -233,7 +247,7 @@ class PyramidBackbone(BaseModule):
             *inputs,
             use_reentrant=False,
             context_fn=lambda: (contextlib.nullcontext(),
-                                _bn_statistics_kept(block)))
+                                _StatisticsKept(block)))
 
     def check_input(self, x: Tensor) -> None:
         """Raises ValueError for a wrong channel count or too small a size."""

@@ -11,7 +11,8 @@ class ConvNormAct(nn.Module):
     """Convolution without bias, norm, activation.
 
     A BatchNorm in eval mode is folded into the convolution while it runs:
-    nothing is cached, so weights may change at any time.
+    nothing is cached, so weights may change at any time. Where one of the two
+    has forward hooks, both are called as usual.
 
     Args:
         in_channels: Input channels.
@@ -42,26 +43,30 @@ class ConvNormAct(nn.Module):
             bias=False)
         self.norm = build_norm(norm_cfg or dict(type='BN'), out_channels)
         self.act = build_act(act_cfg) if act_cfg else nn.Identity()
-        nn.init.kaiming_normal_(
-            self.conv.weight, mode='fan_out', nonlinearity='relu')
+
+    def _can_fold(self) -> bool:
+        """BatchNorm in eval mode, and nobody listens to the two steps."""
+        norm = self.norm
+        hooks = (m for module in (self.conv, norm)
+                 for m in (module._forward_hooks, module._forward_pre_hooks))
+        return (isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
+                and norm.track_running_stats and not norm.training
+                and not any(hooks))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
-        norm = self.norm
-        if isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) and \
-                norm.track_running_stats and not norm.training:
-            scale = (norm.running_var + norm.eps).rsqrt()
-            if norm.affine:
-                scale = scale * norm.weight
-            bias = -norm.running_mean * scale
-            if norm.affine:
-                bias = bias + norm.bias
-            conv = self.conv
-            x = F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bias,
-                         conv.stride, conv.padding, conv.dilation, conv.groups)
-        else:
-            x = norm(self.conv(x))
-        return self.act(x)
+        conv, norm = self.conv, self.norm
+        if not self._can_fold():
+            return self.act(norm(conv(x)))
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.affine:
+            scale = scale * norm.weight
+        bias = -norm.running_mean * scale
+        if norm.affine:
+            bias = bias + norm.bias
+        return self.act(
+            F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bias,
+                     conv.stride, conv.padding, conv.dilation, conv.groups))
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
         """Convolution, norm and activation as three steps, folded or not."""

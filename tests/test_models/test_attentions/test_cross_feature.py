@@ -1,9 +1,12 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import inspect
+import textwrap
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmxvit.models.attentions import CrossFeatureAttention
+from mmxvit.models.attentions import CrossFeatureAttention, cross_feature
 
 from .reference import cross_feature_attention
 
@@ -46,37 +49,36 @@ def test_equals_the_equations(norm_dim):
         assert close(grad, expected_grad)
 
 
-def plant_transposed_scores(attn):
-    attn.w_f.data = attn.w_f.data.roll(1, 1)
+# What might be written by mistake in place of a step of forward().
+MISTAKES = [
+    ('inv_q / num_tokens', 'inv_q'),  # sum for mean
+    ('k_f * inv_q /', 'k_f /'),  # q not normalised
+    ('inv_k * w_c', 'w_c'),  # k not normalised in Eq. 3
+    ('qk[:, 2 * width:] * inv_k', 'qk[:, 2 * width:]'),  # ... in Eq. 4
+    ('inv_k * w_c', 'inv_k * w_c.flip(0)'),  # tokens in another order
+    ('* w_k).view', '* w_q).view'),  # scores of q
+    ('ghi,chi->ghc', 'ghi,chi->gic'),  # heads mixed up
+    ('temperature * ', ''),
+    (' + bias', ''),
+    ('w_q, w_k, w_v = self', 'w_k, w_q, w_v = self'),
+    ('w_q, w_k, w_v = self', 'w_q, w_v, w_k = self'),
+    ('(w_q, w_k, w_kf)', '(w_k, w_q, w_kf)'),
+]
 
 
-def plant_missing_temperature(attn):
-    attn.temperature.data.fill_(1)
-
-
-def plant_shuffled_context(attn):
-    attn.w_c.data = attn.w_c.data.flip(-1)
-
-
-def plant_swapped_queries_and_keys(attn):
-    w_q, w_k, w_v = attn.qkv.weight.data.chunk(3)
-    attn.qkv.weight.data = torch.cat((w_k, w_q, w_v))
-
-
-def plant_eps(attn):
-    attn.eps = 100.
-
-
-@pytest.mark.parametrize('mistake', [
-    plant_transposed_scores, plant_missing_temperature, plant_shuffled_context,
-    plant_swapped_queries_and_keys, plant_eps
-])
-def test_reference_notices_mistakes(mistake):
+@pytest.mark.parametrize('right, wrong', MISTAKES)
+def test_reference_notices_mistakes(right, wrong):
+    source = textwrap.dedent(inspect.getsource(CrossFeatureAttention.forward))
+    assert source.count(right) == 1
+    namespace = vars(cross_feature).copy()
+    exec(source.replace(right, wrong), namespace)
     attn = make_attention()
     x = torch.randn(2, 6, 10, dtype=torch.double)
-    expected = reference(attn, x)
-    mistake(attn)
-    assert not close(attn(x, (3, 2)), expected, 1e-6)
+    try:
+        out = namespace['forward'](attn, x, (3, 2))
+    except RuntimeError:  # shapes do not even fit
+        return
+    assert not close(out, reference(attn, x), 1e-6)
 
 
 class Shapes(TorchDispatchMode):

@@ -109,6 +109,28 @@ def test_checkpointing_equals_plain(family, arch):
 
 
 @zoo
+def test_checkpointing_allows_two_backward_passes(family, arch):
+    model = build(family, arch, with_cp=True)
+    model.train()
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    outs = model(torch.randn(2, 3, 64, 64))
+    after_forward = norm.running_mean.clone()
+    outs[0].sum().backward(retain_graph=True)
+    outs[-1].sum().backward()
+    assert torch.equal(norm.running_mean, after_forward)
+    assert norm.num_batches_tracked == 1
+
+
+@zoo
+def test_trains_with_one_image(family, arch):
+    model = build(family, arch)
+    model.train()
+    outs = model(torch.randn(1, 3, 65, 71))
+    sum(out.square().mean() for out in outs).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@zoo
 def test_frozen_stages(family, arch):
     model = build(family, arch)
     for k in range(-1, len(maps_of(model)) + 1):
@@ -214,9 +236,9 @@ def test_state_dict_and_pretrained(family, arch, tmp_path):
     torch.save(dict(state_dict=state, meta={}), path)
     x = torch.randn(1, 3, 64, 64)
     source.eval()
-    for kwargs in (dict(
-            init_cfg=dict(
-                type='Pretrained', checkpoint=str(path), prefix='backbone.')),
+    weights = dict(type='Pretrained', checkpoint=str(path))
+    for kwargs in (dict(init_cfg=dict(weights, prefix='backbone.')),
+                   dict(init_cfg=dict(weights, prefix='backbone')),
                    dict(pretrained=str(path))):
         model = build(family, arch, **kwargs)
         model.init_weights()
@@ -249,6 +271,20 @@ def test_pretrained_of_another_model(family, arch, tmp_path):
 
 
 @zoo
+def test_versions_reach_the_load_hooks(family, arch, tmp_path):
+    holder = nn.Module()
+    holder.backbone = build(family, arch)
+    path = tmp_path / 'model.pth'
+    torch.save(dict(state_dict=holder.state_dict()), path)
+    model = build(family, arch, pretrained=str(path))
+    seen = []
+    model.register_load_state_dict_pre_hook(
+        lambda module, state, prefix, metadata, *args: seen.append(metadata))
+    model.init_weights()
+    assert [metadata.get('version') for metadata in seen] == [1]
+
+
+@zoo
 @pytest.mark.parametrize('key', ['pretrained', 'init_cfg'])
 def test_weights_of_stock_configs_are_ignored(family, arch, key):
     value = 'open-mmlab://resnet50_v1c'
@@ -263,6 +299,11 @@ def test_weights_of_stock_configs_are_ignored(family, arch, key):
     messages = [str(w.message) for w in caught if value in str(w.message)]
     assert len(messages) == 1 and key in messages[0]
     model.init_weights()
+    # a stock segmentor's `pretrained` beside an init_cfg of ours
+    own = dict(type='Pretrained', checkpoint='own.pth')
+    if key == 'pretrained':
+        model = build(family, arch, pretrained=value, init_cfg=own)
+        assert model.init_cfg == own
 
 
 @zoo
@@ -334,7 +375,7 @@ def test_jit_trace_at_another_size(family, arch):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         traced = torch.jit.trace(model, torch.randn(1, 3, 64, 64))
-    for size in ((64, 64), (96, 128)):
+    for size in ((64, 64), (96, 128), (97, 130)):
         x = torch.randn(1, 3, *size)
         for a, b in zip(traced(x), model(x), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -360,7 +401,7 @@ def test_onnx_at_two_sizes(family, arch, tmp_path):
             dynamo=False)
     session = onnxruntime.InferenceSession(
         str(path), providers=['CPUExecutionProvider'])
-    for shape in ((1, 3, 64, 64), (2, 3, 96, 128)):
+    for shape in ((1, 3, 64, 64), (2, 3, 96, 128), (1, 3, 97, 130)):
         x = torch.randn(*shape)
         outs = session.run(None, {'image': x.numpy()})
         with torch.no_grad():
