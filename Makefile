@@ -21,16 +21,19 @@ setup:
 demo: setup
 	@'$(VENV)/bin/python' demo/run_demo.py
 
-test: export OMP_NUM_THREADS ?= 2
+# small tensors: more threads are slower, and on cores that others use as well
+# they spin until they get one
+test: export OMP_NUM_THREADS ?= 1
 test: setup
 	@'$(VENV)/bin/python' -m pytest tests -q --durations=10
 
+# by python, because scripts name the folder in which they were installed
 lint: setup
-	@'$(VENV)/bin/ruff' check .
-	@'$(VENV)/bin/codespell'
+	@'$(VENV)/bin/python' -m ruff check .
+	@'$(VENV)/bin/python' -m codespell_lib
 
 docs: setup
-	@'$(VENV)/bin/sphinx-build' -W --keep-going -q docs docs/_build
+	@'$(VENV)/bin/python' -m sphinx -W --keep-going -q docs docs/_build
 	@echo 'docs/_build/index.html'
 
 clean:

@@ -1,7 +1,15 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmxvit.engine.checks import check_channels
+from mmxvit.engine.command import UserError
 
 DOCS = Path(__file__).resolve().parents[1] / 'docs'
 
@@ -14,3 +22,27 @@ def test_docs_build_without_warnings(tmp_path):
     for page in DOCS.rglob('*.md'):
         html = tmp_path / page.relative_to(DOCS).with_suffix('.html')
         assert html.is_file()
+
+
+def test_drop_in_configs_work_as_printed(tmp_path):
+    """Both inherit from configs of the installed packages."""
+    for package in ('mmdet', 'mmseg'):
+        pytest.importorskip(package)
+    page = (DOCS / 'user_guides' / 'drop_in.md').read_text()
+    (copy, ) = re.findall(r'^cp .*', page, re.M)
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    subprocess.run(['bash', '-c', copy], check=True, cwd=tmp_path,
+                   env=dict(os.environ, PATH=path), capture_output=True)
+    configs = re.findall(r'^```python\n(_base_ = .*?)^```', page, re.M | re.S)
+    assert len(configs) == 2
+    for number, text in enumerate(configs):
+        file = tmp_path / f'{number}.py'
+        file.write_text(text)
+        cfg = Config.fromfile(file)
+        assert cfg.model.backbone.type == 'mmxvit.XFormer'
+        check_channels(cfg)
+        # what the page says of wrong channels
+        key = 'neck' if 'neck' in cfg.model else 'decode_head'
+        cfg.model[key].in_channels[0] += 1
+        with pytest.raises(UserError, match='in_channels'):
+            check_channels(cfg)

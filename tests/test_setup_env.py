@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -184,11 +185,17 @@ def test_first_set_up_and_second(steps, set_up):
                      'import mmcv.ops', '-e ')]
     assert order == sorted(order)
 
+
+def test_second_set_up_asks_only_which_mmxvit_is_imported(
+        steps, set_up, monkeypatch):
+    set_up()
     steps.calls.clear()
-    begin = time.monotonic()
+    started, run = [], subprocess.run
+    monkeypatch.setattr(subprocess, 'run', lambda command, **kwargs: (
+        started.append(command[:2]), run(command, **kwargs))[1])
     set_up()
     assert steps.calls == []
-    assert time.monotonic() - begin < 1
+    assert started == [[str(set_up.venv / 'bin' / 'python'), '-c']]
 
 
 def test_changed_requirement_is_a_new_environment(steps, set_up, clone):
@@ -549,6 +556,13 @@ def test_command_line_reports_one_line(clone, tmp_path):
     assert result.stderr == "set-up: no stack 'x', there is: onedl\n"
 
 
+def test_makefile_runs_python_only():
+    """A script in bin/ names the folder in which it was installed."""
+    called = set(re.findall(r'\$\(VENV\)/bin/(\S+)',
+                            (ROOT / 'Makefile').read_text()))
+    assert called == {"python'"}
+
+
 # ---- continuous integration ------------------------------------------------
 
 
@@ -571,9 +585,13 @@ def ci(clone, tmp_path):
     return call
 
 
+def ci_name(key, stack='onedl', version=sys.version_info):
+    return f'{stack}-cp{version[0]}{version[1]}-{key}'
+
+
 def test_ci_runs_in_the_environment_of_this_state(ci, clone):
     result = ci('3 passed in 0.10s', 0)
-    venv = ci.envs / setup_env.environment_key(clone, 'onedl')
+    venv = ci.envs / ci_name(setup_env.environment_key(clone, 'onedl'))
     assert result.returncode == 0, result.stderr
     assert f'VENV is {venv}' in result.stdout
     assert result.stdout.splitlines()[-1] == '3 passed in 0.10s'
@@ -586,13 +604,41 @@ def test_ci_reports_failure(ci):
     assert result.stdout.splitlines()[-1] == '1 failed, 2 passed in 0.10s'
 
 
-def test_ci_removes_old_environments_that_nobody_uses(ci, clone):
-    for name in ('old', 'used'):
+def test_ci_keeps_one_environment_of_a_stack_and_a_python(ci, clone):
+    used = ci_name('used')
+    other_python = ci_name('a', version=(3, 99))
+    other_stack = ci_name('a', stack='other')
+    days = {used: 0, ci_name('a'): 0, other_python: 13, other_stack: 13,
+            ci_name('b', version=(3, 99)): 15, ci_name('b', stack='other'): 15}
+    for name, age in days.items():
         (ci.envs / name / 'lib').mkdir(parents=True)
-        (ci.envs / f'{name}.lock').touch()
-    with (ci.envs / 'used.lock').open() as stream:
+        lock = ci.envs / f'{name}.lock'
+        lock.touch()
+        then = time.time() - age * 24 * 3600
+        os.utime(lock, (then, then))
+    current = ci_name(setup_env.environment_key(clone, 'onedl'))
+    with (ci.envs / f'{used}.lock').open() as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         assert ci('1 passed in 0.10s', 0).returncode == 0
+    assert {p.name for p in ci.envs.iterdir() if p.is_dir()} == {
+        current, used, other_python, other_stack}
+    # a run that waits may have opened any of the lock files
+    assert {p.stem for p in ci.envs.glob('*.lock')} == {current, *days}
+
+
+def test_ci_notes_when_it_used_an_environment(ci, clone):
     key = setup_env.environment_key(clone, 'onedl')
-    assert {p.name for p in ci.envs.iterdir()} == {
-        'used', 'used.lock', key, f'{key}.lock'}
+    lock = ci.envs / f'{ci_name(key)}.lock'
+    ci.envs.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
+    ci('1 passed in 0.10s', 0)
+    assert time.time() - lock.stat().st_mtime < 3600
+
+
+def test_ci_removes_before_it_makes(ci):
+    """There is disk for one environment more, not for two."""
+    old = ci.envs / ci_name('old')
+    old.mkdir(parents=True)
+    result = ci(f"$$(ls -d '{old}' || echo gone first)", 0)
+    assert 'gone first' in result.stdout

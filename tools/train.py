@@ -64,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume or cfg.get('resume'):
         notes = use_resume(cfg, args.resume or cfg.get('load_from') or 'auto')
     pretrained = pretrained_weights(cfg)
-    if cfg.get('load_from'):
+    if cfg.get('resume'):
+        pass  # use_resume has checked it
+    elif cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
     elif pretrained:
         check_checkpoint(pretrained['checkpoint'], pretrained['prefix'])

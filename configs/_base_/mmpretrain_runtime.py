@@ -1,4 +1,5 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+# Adapted from mmpretrain's default_runtime.py (Apache-2.0, OpenMMLab).
 default_scope = 'mmpretrain'
 
 default_hooks = dict(

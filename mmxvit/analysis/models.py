@@ -4,6 +4,7 @@ import ast
 import copy
 import difflib
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
+from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
 SCOPES = ('mmxvit', 'mmdet', 'mmseg', 'mmpretrain')
+CUSTOM_IMPORTS = '_custom_imports_'
 
 
 def parse_model(text: str) -> tuple[str, dict]:
@@ -31,7 +34,7 @@ def parse_model(text: str) -> tuple[str, dict]:
               ``{'type': ...}`` or JSON: a type with all its keywords;
             * ``path/to/config.py``: the whole model of a config file;
 
-            each with an optional ``NAME=`` in front.
+            each with an optional ``NAME=`` in front. A name has no slash.
 
     Returns:
         tuple[str, dict]: A name to print and what :func:`build_model` takes.
@@ -42,7 +45,7 @@ def parse_model(text: str) -> tuple[str, dict]:
     """
     text = text.strip()
     name, sep, rest = text.partition('=')
-    if sep and '(' not in name and '{' not in name:
+    if sep and not set(name) & set('({/'):
         name, text = name.strip(), rest.strip()
     else:
         name = ''
@@ -121,11 +124,17 @@ def load_config(path: str) -> Config:
 
 
 def model_of_config(cfg: Config) -> dict:
-    """The model of a config, with the scope its names are looked up in."""
+    """The model of a config, with all that :func:`build_model` needs.
+
+    That is the scope its names are looked up in, and the modules that
+    register its own ones.
+    """
     if 'model' not in cfg:
         raise ValueError(f'{cfg.filename} has no model')
     model = copy.deepcopy(cfg.model)
     model['_scope_'] = cfg.get('default_scope')
+    if cfg.get('custom_imports'):
+        model[CUSTOM_IMPORTS] = cfg.custom_imports
     return model
 
 
@@ -177,11 +186,20 @@ def build_model(cfg: dict) -> nn.Module:
             keywords, or what :func:`model_of_config` returns.
 
     Raises:
-        ValueError: The type is not registered, or its scope is missing.
+        ValueError: The type is not registered, its scope is missing, or a
+            class does not take the keywords it is given.
     """
+    cfg = copy.deepcopy(cfg)
+    # reading the config has done this, but maybe in another process
+    import_modules_from_strings(**cfg.pop(CUSTOM_IMPORTS, dict(imports=[])))
     if '_scope_' not in cfg:
         _check_type(cfg['type'])
-    return MODELS.build(copy.deepcopy(cfg))
+    try:
+        return MODELS.build(cfg)
+    except TypeError as error:
+        if re.search(r'__init__\(\) (got|missing|takes) ', str(error)):
+            raise ValueError(f'{cfg["type"]}: {error}') from error
+        raise
 
 
 def _check_type(type_name: str) -> None:

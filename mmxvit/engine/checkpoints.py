@@ -13,7 +13,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
 
-from .command import UserError
+from .command import UserError, type_name
 
 
 def find_resume_checkpoint(cfg: Config) -> tuple[str | None, list[str]]:
@@ -120,7 +120,7 @@ def pretrained_weights(cfg: Config) -> dict | None:
         if isinstance(init_cfg, dict):
             init_cfg = [init_cfg]
         for entry in init_cfg:
-            if entry.get('type') == 'Pretrained':
+            if type_name(entry) in ('Pretrained', 'mmengine.PretrainedInit'):
                 return dict(
                     checkpoint=entry['checkpoint'],
                     prefix=entry.get('prefix') or '')

@@ -8,7 +8,9 @@ import torch.nn as nn
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from .command import UserError
+from mmxvit.models.backbones.base import PyramidBackbone
+
+from .command import UserError, type_name
 
 # Dataset type -> layout of tools/dataset_tools/make_shapes.py
 _LAYOUTS = (
@@ -20,6 +22,7 @@ _LAYOUTS = (
     ('voc', 'voc'),
     ('imagenet|custom', 'imagenet'),
 )
+_MAKE_TOY_DATA = 'python tools/dataset_tools/make_shapes.py'
 # They fetch their files by themselves.
 _DOWNLOADED = ('CIFAR', 'MNIST')
 
@@ -62,11 +65,20 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
         f'Correct the config, or use --cfg-options {change}; relative paths '
         'count from the current folder.'
     ]
-    if any(layouts):
-        layout = next(filter(None, layouts))
-        lines.append('Toy data in this layout: python '
-                     'tools/dataset_tools/make_shapes.py data/toy --layout '
-                     f'{layout}')
+    layout = next(filter(None, layouts), None)
+    if layout == 'coco':
+        lines += [
+            'Without data, a detector can be tried on toy data:',
+            f'  {_MAKE_TOY_DATA} data/shapes --layout coco',
+            '  python tools/train.py '
+            'configs/xformer/yolov3_xformer_1xb8-256-20e_shapes.py'
+        ]
+    elif layout:
+        lines += [
+            'Toy data in this layout (its classes are not those of the '
+            'config, see docs/user_guides/toy_data.md):',
+            f'  {_MAKE_TOY_DATA} data/toy --layout {layout}'
+        ]
     raise UserError('\n'.join(lines))
 
 
@@ -101,10 +113,10 @@ def _is_local(path: object) -> bool:
 
 def _expected(dataset: dict) -> Iterator[tuple[str, str, str]]:
     """(kind, path, key) of what a data set reads."""
-    root = dataset.get('data_root') or ''
+    root, kind = dataset.get('data_root') or '', type_name(dataset)
     if (dataset.get('backend_args') or dataset.get('file_client_args')
             or '://' in root
-            or any(name in str(dataset.get('type')) for name in _DOWNLOADED)):
+            or any(name in kind for name in _DOWNLOADED)):
         return
     ann_file = dataset.get('ann_file')
     if _is_local(ann_file):
@@ -115,8 +127,10 @@ def _expected(dataset: dict) -> Iterator[tuple[str, str, str]]:
     else:
         prefixes = {f'data_prefix.{k}': v for k, v in prefixes.items()}
     if not any(prefixes.values()) and dataset.get('split') and not ann_file:
-        prefixes = dict(split=dataset['split'])  # mmpretrain's ImageNet
-    labels_read = any('Annotations' in str(step.get('type'))
+        # A folder in ImageNet; of others only the root is known.
+        folder = 'ImageNet' in kind
+        prefixes = dict(split=dataset['split']) if folder else dict(data_root='')
+    labels_read = any('Annotations' in type_name(step)
                       for step in dataset.get('pipeline') or [])
     for name, prefix in prefixes.items():
         if 'seg' in name and not labels_read:
@@ -126,7 +140,7 @@ def _expected(dataset: dict) -> Iterator[tuple[str, str, str]]:
 
 
 def _layout(dataset: dict) -> str | None:
-    kind = str(dataset.get('type', '')).rpartition('.')[2].lower()
+    kind = _kind(dataset).lower()
     return next((layout for pattern, layout in _LAYOUTS
                  if re.search(pattern, kind)), None)
 
@@ -134,9 +148,8 @@ def _layout(dataset: dict) -> str | None:
 def check_channels(cfg: Config) -> None:
     """Check neck and heads of ``cfg.model`` against the backbone's maps.
 
-    Done for backbones that tell them (``out_channels``, ``out_strides``),
-    as those of this package do; stock backbones do not, and are not built
-    here. Necks and heads of unknown kind are only refused when they expect a
+    Done for backbones of this package and subclasses of theirs; others do
+    not tell their channels, and are not built here. Necks and heads of unknown kind are only refused when they expect a
     number of channels that no map has.
 
     Raises:
@@ -163,27 +176,22 @@ def check_channels(cfg: Config) -> None:
 
 
 def _kind(cfg: dict) -> str:
-    return str(cfg.get('type', '')).rpartition('.')[2]
+    return type_name(cfg).rpartition('.')[2]
 
 
 def _build_backbone(cfg: dict, **changes: object) -> nn.Module | None:
-    """The backbone, if it is one that tells the channels of its maps."""
+    """The backbone without its weights, if it is one of ours."""
     kind = cfg.get('type')
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
-    stock = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv', 'mmengine')
-    if kind is None or kind.__module__.split('.')[0] in stock:
+    if not (isinstance(kind, type) and issubclass(kind, PyramidBackbone)):
         return None
     cfg = {**cfg, 'init_cfg': None, **changes}
     try:
-        backbone = MODELS.build(cfg)
+        return MODELS.build(cfg)
     except (TypeError, ValueError) as error:
         raise UserError(f'model.backbone: {error}') from error
-    if not all(hasattr(backbone, name)
-               for name in ('out_channels', 'out_strides', 'out_indices')):
-        return None
-    return backbone
 
 
 class _Maps:
@@ -196,7 +204,7 @@ class _Maps:
         self.indices = tuple(backbone.out_indices)
 
     def __str__(self) -> str:
-        return (f'backbone {self.cfg["type"]} gives maps of '
+        return (f'backbone {type_name(self.cfg)} gives maps of '
                 f'{_join(self.channels)} channels (strides '
                 f'{_join(self.strides)}; out_indices={self.indices})')
 

@@ -31,7 +31,7 @@ SCOPES = {
 _LOCAL_RANKS = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something the user can mend; the message says what and how."""
 
 
@@ -55,6 +55,18 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable:
             sys.exit(f'error: {error}')
 
     return run
+
+
+def type_name(cfg: dict) -> str:
+    """``type`` of a part of a config, with its scope if it tells one.
+
+    A pure Python config has classes there: ``mmengine.CheckpointHook`` then,
+    as another config would write it.
+    """
+    kind = cfg.get('type', '')
+    if isinstance(kind, str):
+        return kind
+    return f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +122,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     Two entries at the top of a config count when ``options`` change them,
     although the config has used them already: ``data_root`` replaces the old
     one in all data sets and evaluators, ``pretrained`` becomes ``init_cfg``
-    of ``model.backbone`` (keys with the prefix ``backbone.``).
+    of ``model.backbone`` (keys with the prefix ``backbone.``; None clears
+    it).
 
     Args:
         path: Config file.
@@ -118,8 +131,9 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
     Raises:
         UserError: There is no such file (the message has the nearest names),
-            a file it builds on is missing, it has no model, or the package
-            of its ``default_scope`` is not installed.
+            a file it builds on is missing or in a package that MMEngine
+            cannot find, it has no model, or the package of its
+            ``default_scope`` is not installed.
     """
     if not osp.isfile(path):
         similar = ''.join(f'\n  {p}' for p in _similar_configs(Path(path)))
@@ -133,6 +147,15 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     except FileNotFoundError as error:
         raise UserError(f'{path}: a file in its _base_ is missing: '
                         f'{error}') from error
+    except ModuleNotFoundError as error:
+        if error.name:  # an import of the config's own
+            raise
+        raise UserError(
+            f'{path}: a file in its _base_ cannot be found: {error}. '
+            'MMEngine knows the names of the original distributions only: '
+            'name the base by its path instead of PACKAGE::FILE, or use a '
+            'config without such a base') from error
+    options = options or {}
     if options:
         old_root = cfg.get('data_root')
         if old_root and 'data_root' in options:
@@ -145,9 +168,11 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     if scope in SCOPES and importlib.util.find_spec(scope) is None:
         raise UserError(f'{path}: needs {scope} (its default_scope), which '
                         f'is not installed: pip install {SCOPES[scope]}')
-    if cfg.get('pretrained') and cfg.model.get('backbone'):
+    if 'pretrained' in options and cfg.model.get('backbone'):
         cfg.model.backbone.init_cfg = dict(
-            type='Pretrained', checkpoint=cfg.pretrained, prefix='backbone.')
+            type='Pretrained',
+            checkpoint=options['pretrained'],
+            prefix='backbone.') if options['pretrained'] else None
     return cfg
 
 
@@ -183,7 +208,12 @@ def load_run_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of a config; its checkpoints are loaded as weights only."""
+    """The runner of a config; its checkpoints are loaded as weights only.
+
+    Raises:
+        UserError: See :func:`check_operators`.
+    """
+    check_operators(cfg)
     use_safe_loading()
     if cfg.get('launcher') == 'pytorch' and not is_cuda_available():
         _join_cpu_processes(cfg)
@@ -192,6 +222,25 @@ def build_runner(cfg: Config) -> Runner:
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)
+
+
+def check_operators(cfg: Config, device: str = 'cuda') -> None:
+    """Check that mmcv's operators (NMS, ...) serve a detector's device.
+
+    Raises:
+        UserError: The device is a GPU, and mmcv is compiled for the CPU.
+    """
+    packages = cfg.get('default_scope'), type_name(cfg.model).split('.')[0]
+    if not ('mmdet' in packages and device.startswith('cuda')
+            and is_cuda_available()):
+        return
+    import mmcv.ops
+    if mmcv.ops.get_compiling_cuda_version() == 'not available':
+        raise UserError(
+            'this detector would run on the GPU, but the operators of the '
+            'installed mmcv (NMS, ...) are compiled for the CPU only: set '
+            'CUDA_VISIBLE_DEVICES= to run it on the CPU, or install an mmcv '
+            'with CUDA operators')
 
 
 def use_safe_loading() -> None:

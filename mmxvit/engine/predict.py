@@ -13,7 +13,12 @@ from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 
 from .checkpoints import check_checkpoint, check_weights
-from .command import UserError, use_safe_loading
+from .command import (
+    UserError,
+    check_operators,
+    type_name,
+    use_safe_loading,
+)
 
 _VISUALIZERS = dict(
     mmdet='DetLocalVisualizer',
@@ -31,13 +36,15 @@ def build_model(cfg: Config, checkpoint: str | None, device: str) -> nn.Module:
 
     Raises:
         CheckpointError: The checkpoint cannot be loaded.
-        UserError: It is one of another model, or ``default_scope`` is not
-            that of a task package.
+        UserError: It is one of another model, ``default_scope`` is not that
+            of a task package, or see
+            :func:`~mmxvit.engine.command.check_operators`.
     """
     scope = cfg.get('default_scope')
     if scope not in _VISUALIZERS:
         raise UserError(f'default_scope is {scope!r}, expected one of '
                         f'{", ".join(_VISUALIZERS)}')
+    check_operators(cfg, device)
     init_default_scope(scope)
     use_safe_loading()
     if checkpoint:
@@ -74,7 +81,7 @@ def predict(model: nn.Module, cfg: Config, path: str) -> BaseDataElement:
     """Prediction for the image file ``path`` by the config's test pipeline."""
     steps = [
         step for step in _test_dataset(cfg).pipeline
-        if 'Annotations' not in step['type']
+        if 'Annotations' not in type_name(step)
     ]
     data = Compose(steps)(dict(img_path=path, img_id=0))
     with torch.no_grad():
@@ -129,8 +136,10 @@ def _names_and_colours(cfg: Config, sample: BaseDataElement) -> dict:
     """Class names and colours of the config's data set, at least as many as
     the prediction has labels."""
     dataset = _test_dataset(cfg)
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        kind = registry.get(dataset.type)
+    kind = dataset.type
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
     meta = kind._load_metainfo(dataset.get('metainfo'))
     classes = list(dataset.get('classes') or meta.get('classes') or ())
     palette = [tuple(colour) for colour in meta.get('palette') or ()]

@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import is_cuda_available
 
 from .checkpoints import check_resumable, find_resume_checkpoint
-from .command import UserError
+from .command import UserError, type_name
 
 
 def use_amp(cfg: Config) -> None:
@@ -18,8 +18,9 @@ def use_amp(cfg: Config) -> None:
     Raises:
         UserError: There is no GPU, or another optimiser wrapper is in use.
     """
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+    kind = type_name(cfg.optim_wrapper)
+    if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper',
+                    'mmengine.OptimWrapper', 'mmengine.AmpOptimWrapper'):
         raise UserError('--amp needs optim_wrapper.type OptimWrapper, the '
                         f'config has {kind}')
     if not is_cuda_available():
@@ -48,7 +49,7 @@ def use_atomic_checkpoints(cfg: Config) -> None:
     if not cfg.default_hooks.get('checkpoint'):
         cfg.default_hooks.checkpoint = dict(type='CheckpointHook')
     hook = cfg.default_hooks.checkpoint
-    if hook.type in ('CheckpointHook', 'mmengine.CheckpointHook'):
+    if type_name(hook) in ('CheckpointHook', 'mmengine.CheckpointHook'):
         hook.type = 'mmxvit.AtomicCheckpointHook'
 
 

@@ -15,23 +15,51 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlparse
 
 import torch
 import torch.distributed as dist
 
 
+# Codes of the numpy dtypes that a checkpoint may hold
+_NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
+            'f8')
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be used; the message names file and remedy."""
 
 
-def _history_buffer_attribute(owner: type, name: str) -> Callable:
+def _refuse(what: str) -> NoReturn:
+    raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {what}')
+
+
+def _log_method(owner: type, name: str) -> Callable:
     """Stands for ``getattr``: MMEngine's log buffers pickle their methods."""
-    if owner.__name__ != 'HistoryBuffer' or name.startswith('_'):
-        raise pickle.UnpicklingError(
-            f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
+    from mmengine.logging import HistoryBuffer
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current',
+                                                  'mean'):
+        _refuse(f'getattr(...,{name!r})')
     return getattr(owner, name)
+
+
+def _number_dtype(code: str, align: bool = False, copy: bool = False) -> Any:
+    """Stands for ``numpy.dtype``: numbers only, and numpy's own instance.
+
+    That one ignores the state that follows in a file. An instance of the
+    file's own would take it, and read the bytes of an array as pointers.
+    """
+    import numpy as np
+    if code not in _NUMBERS:
+        _refuse(f'numpy.dtype({code!r})')
+    return np.dtype(code)
+
+
+def _empty_array(subtype: None, shape: tuple, dtype: Any) -> Any:
+    """Stands for ``_reconstruct``: an array that its state is to fill."""
+    import numpy as np
+    return np.empty(0, np.int8)
 
 
 @functools.lru_cache(maxsize=1)
@@ -47,40 +75,74 @@ def _training_state_objects() -> dict[str, Any]:
         'builtins.bytearray': bytearray,
         'builtins.complex': complex,
         'builtins.frozenset': frozenset,
-        'builtins.getattr': _history_buffer_attribute,
+        'builtins.getattr': _log_method,
         'builtins.set': set,
         'builtins.slice': slice,
         'collections.OrderedDict': OrderedDict,
         'mmengine.config.config.ConfigDict': ConfigDict,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-        'numpy.dtype': np.dtype,
-        'numpy.ndarray': np.ndarray,
+        'numpy.dtype': _number_dtype,
+        # Called by a file, it would take the file's bytes for anything. The
+        # name is only an argument of _reconstruct; the class is listed, so
+        # that arrays get their state, where no file can name it: no dot.
+        'numpy.ndarray': None,
+        'ndarray': np.ndarray,
     }
     # numpy 2 renamed numpy.core; files of either must load under either.
     for module in ('numpy.core', 'numpy._core'):
-        known[f'{module}.multiarray._reconstruct'] = \
-            core.multiarray._reconstruct
+        known[f'{module}.multiarray._reconstruct'] = _empty_array
         known[f'{module}.multiarray.scalar'] = core.multiarray.scalar
     # A pickled dtype becomes an instance of one of these classes.
-    for code in '?bBhHiIlLqQefdgFDGSUO':
+    for code in _NUMBERS:
         kind = type(np.dtype(code))
         known[f'{kind.__module__}.{kind.__name__}'] = kind
     return known
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Knows tensors and :func:`_training_state_objects`, nothing else."""
+class _RestrictedUnpickler(pickle._Unpickler):
+    """Knows tensors and :func:`_training_state_objects`, nothing else.
+
+    As in torch's own, only what a file may name is called, and only its
+    instances are given a state.
+    """
+    dispatch = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if bytes([code]) not in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX)
+    }
+
+    @functools.cached_property
+    def _known(self) -> dict[str, Any]:
+        tensors = torch._weights_only_unpickler._get_allowed_globals()
+        return {**tensors, **_training_state_objects()}
 
     def find_class(self, module: str, name: str) -> Any:
         # Files of protocol 2 name modules as Python 2 did (__builtin__).
         module = _compat_pickle.IMPORT_MAPPING.get(module, module)
         full_name = f'{module}.{name}'
-        tensors = torch._weights_only_unpickler._get_allowed_globals()
-        for known in (_training_state_objects(), tensors):
-            if full_name in known:
-                return known[full_name]
-        raise pickle.UnpicklingError(
-            f'Unsupported global: GLOBAL {full_name}')
+        if full_name not in self._known:
+            _refuse(full_name)
+        return self._known[full_name]
+
+    def _require_known(self, kind: Any) -> None:
+        if not any(kind is known for known in self._known.values()):
+            _refuse(getattr(kind, '__qualname__', type(kind).__name__))
+
+    def load_reduce(self) -> None:
+        self._require_known(self.stack[-2])
+        super().load_reduce()
+
+    def load_newobj(self) -> None:
+        self._require_known(self.stack[-2])
+        super().load_newobj()
+
+    def load_build(self) -> None:
+        self._require_known(type(self.stack[-2]))
+        super().load_build()
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 def _load_restricted(path: str, map_location: Any) -> Any:
@@ -182,9 +244,11 @@ def load_checkpoint_file(path: str | Path,
     """Load a checkpoint without running any code it may contain.
 
     Loads with ``weights_only=True``; besides tensors only what MMEngine puts
-    into its own checkpoints (log history, numpy values, ...) is let through.
+    into its own checkpoints (log history, numpy numbers, ...) is let through.
     Older torch (< 2.7) has no way to say so and reads the file with an
-    equally restricted unpickler.
+    unpickler that is restricted in the same way. What is let through is read
+    by torch and numpy themselves, whose readers do not promise to withstand
+    every crafted file.
 
     Args:
         path: Local file, or an http(s) URL, which is kept in torch.hub's

@@ -15,8 +15,8 @@ from mmxvit.analysis.benchmark import (
     fuse,
     time_in_turns,
 )
-from mmxvit.analysis.memory import peak_live_bytes
-from mmxvit.analysis.models import parse_model
+from mmxvit.analysis.memory import measure_memory, peak_live_bytes
+from mmxvit.analysis.models import build_model, parse_model
 
 TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/benchmark.py'
 
@@ -55,6 +55,14 @@ def test_parse_model_takes_literals_only(text):
         parse_model(text)
 
 
+def test_parse_model_takes_a_path_with_an_equals_sign(tmp_path, monkeypatch):
+    (tmp_path / 'lr=3').mkdir()
+    (tmp_path / 'lr=3' / 'conf.py').write_text('model = dict(type="A")')
+    for path in ('./lr=3/conf.py', str(tmp_path / 'lr=3/conf.py')):
+        assert parse_model(path)[0] == 'conf'
+        assert parse_model(f'mine={path}')[0] == 'mine'
+
+
 def test_parse_model_names_similar_configs(tmp_path):
     (tmp_path / 'yolov3_xformer.py').write_text('model = dict(type="A")')
     assert parse_model(f'y={tmp_path / "yolov3_xformer.py"}')[0] == 'y'
@@ -81,6 +89,13 @@ def test_rounds_go_on_for_the_least_time():
 
 PIXELS = 10 * 12
 UNIT = 4 * PIXELS  # bytes of one float32 channel
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def images() -> torch.Tensor:
@@ -125,6 +140,50 @@ def test_training_keeps_what_backward_needs():
         assert peak_live_bytes(net, images(), train=True) >= 7 * 3 * UNIT
 
 
+@pytest.mark.usefixtures('one_thread')
+def test_memory_of_a_config_with_modules_of_its_own(tmp_path, monkeypatch):
+    """The new process has to import them as well."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'my_models.py').write_text('''
+import torch
+from mmengine.registry import MODELS
+
+@MODELS.register_module(force=True)
+class MyModel(torch.nn.Conv2d):
+    pass
+''')
+    file = tmp_path / 'mine.py'
+    file.write_text('''
+custom_imports = dict(imports=['my_models'])
+model = dict(type='MyModel', in_channels=3, out_channels=4, kernel_size=1)
+''')
+    _, cfg = parse_model(str(file))
+    settings = Settings(((8, 8), ), threads=1)
+    memory = measure_memory(cfg, settings, tuned=False)
+    assert memory[8, 8]['weights'] == 4 * (4 * 3 + 4)
+    assert memory[8, 8]['peak_live'] == 4 * 64 * (3 + 4)
+
+
+@pytest.mark.parametrize('keywords, named', [
+    (dict(archh='xformer'), 'archh'),
+    (dict(self=1), 'self'),
+])
+def test_keyword_that_a_class_does_not_take(keywords, named):
+    with pytest.raises(ValueError, match=f'mmxvit.XFormer: .*{named}'):
+        build_model(dict(type='mmxvit.XFormer', **keywords))
+
+
+def test_mistake_inside_a_class_keeps_its_traceback(monkeypatch):
+    from mmengine.registry import MODELS
+
+    def broken():
+        return 1 + '1'
+
+    monkeypatch.setitem(MODELS._module_dict, 'Broken', broken)
+    with pytest.raises(TypeError):
+        build_model(dict(type='Broken'))
+
+
 class ConvAndNorm(nn.Module):
 
     def __init__(self, norm_first: bool) -> None:
@@ -164,13 +223,6 @@ def run_tool(monkeypatch, *args: str) -> None:
 FULL = 'full=mmxvit.XFormer:xformer'
 PART = "part=dict(type='mmxvit.XFormer', out_indices=(0, ))"
 QUICK = ('--rounds', '2', '--min-time', '0', '--threads', '1')
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures('one_thread')
@@ -223,8 +275,9 @@ def test_tool_train(monkeypatch, capsys):
     ((FULL, '--baseline', 'x'), 'expected one of full'),
     (("dict(type=open('x'))", ), 'call other than dict'),
     ((FULL, '--rounds', '0'), 'at least 1'),
+    (("dict(type='mmxvit.XFormer', archh='xformer')", ), "argument 'archh'"),
 ])
 def test_tool_refuses(monkeypatch, capsys, args, message):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         run_tool(monkeypatch, *args)
-    assert message in capsys.readouterr().err
+    assert message in f'{end.value} {capsys.readouterr().err}'

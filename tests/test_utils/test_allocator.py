@@ -29,13 +29,18 @@ print(int(tuned), faults() - start)
 """
 
 
+# what else tells malloc how to behave, or replaces it
+FOREIGN = ('GLIBC_TUNABLES', 'LD_PRELOAD', 'MALLOC_')
+
+
 def count_faults(how: str, switch: str = '1') -> tuple[int, int]:
     """(tuned, page faults of ten 64 MiB tensors) in a new process."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
+    env |= {
+        allocator.ENV_SWITCH: switch, 'PYTHONPATH': os.pathsep.join(sys.path)
+    }
     done = subprocess.run([sys.executable, '-c', COUNT_FAULTS, how],
-                          env={
-                              **os.environ, allocator.ENV_SWITCH: switch,
-                              'PYTHONPATH': os.pathsep.join(sys.path)
-                          },
+                          env=env,
                           stdout=subprocess.PIPE,
                           text=True,
                           check=True)

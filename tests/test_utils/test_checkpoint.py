@@ -3,6 +3,8 @@ import argparse
 import os
 import pickle
 import shutil
+import struct
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -89,14 +91,106 @@ def test_other_code_is_refused_and_never_run(loader, tmp_path, zip_format):
     assert target.exists()
 
 
-@pytest.mark.parametrize('name', ['__init__', '__globals__', '_log_history'])
-def test_getattr_gives_methods_of_the_log_buffer_only(name):
+@pytest.mark.parametrize(
+    'name', ['__init__', '__globals__', '_log_history', 'statistics'])
+def test_getattr_gives_the_statistics_of_the_log_buffer_only(name):
     lookup = module._training_state_objects()['builtins.getattr']
     assert lookup(HistoryBuffer, 'mean') is HistoryBuffer.mean
     with pytest.raises(pickle.UnpicklingError):
         lookup(HistoryBuffer, name)
     with pytest.raises(pickle.UnpicklingError):
         lookup(os.path, 'join')
+    namesake = type('HistoryBuffer', (), dict(mean=print))
+    with pytest.raises(pickle.UnpicklingError):
+        lookup(namesake, 'mean')
+
+
+class Crafted:
+    """Pickles as a call that normal objects do not make."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+_reconstruct = np.zeros(1).__reduce__()[0]
+
+
+def array(dtype):
+    """An array with a dtype of the file's making, over the file's bytes."""
+    return Crafted(_reconstruct, (np.ndarray, (0, ), b'b'),
+                   (1, (1, ), dtype, False, bytes(8)))
+
+
+@pytest.mark.parametrize('zip_format', [True, False])
+@pytest.mark.parametrize('crafted', [
+    # objects without the flags that say so: the bytes become pointers
+    array(Crafted(np.dtype, ('O8', False, True),
+                  (3, '|', None, None, None, -1, -1, 0))),
+    array(Crafted(np.dtype, ('V8', False, True),
+                  (3, '|', None, None, None, 8, 1, 0))),
+    array(Crafted(type(np.dtype('O')), ())),
+    Crafted(np.ndarray, ((1, ), 'O8', bytearray(8))),
+    Crafted(np.ndarray, ((1, ), 'f8', bytearray(8))),
+], ids=['object', 'void', 'object class', 'object buffer', 'buffer'])
+def test_bytes_never_become_pointers(loader, tmp_path, crafted, zip_format):
+    path = tmp_path / 'crafted.pth'
+    torch.save(dict(a=crafted), path,
+               _use_new_zipfile_serialization=zip_format)
+    with pytest.raises(CheckpointError, match=r'crafted\.pth'):
+        load_checkpoint_file(path)
+
+
+def test_the_state_of_a_dtype_has_no_effect(loader, tmp_path):
+    """numpy's own instances, which ignore it, are all that a file gets."""
+    crafted = [
+        array(Crafted(np.dtype, (code, align, True),
+                      (3, '|', None, None, None, 800, 1, 63)))
+        for code in ('f8', 'i8', 'u8') for align in (False, True)
+    ]
+    torch.save(dict(a=crafted), tmp_path / 'crafted.pth')
+    for loaded in load_checkpoint_file(tmp_path / 'crafted.pth')['a']:
+        assert loaded.dtype.isbuiltin == 1
+        assert loaded.dtype.itemsize == 8 and loaded.tolist() == [0]
+
+
+def program(path, *instructions):
+    """A checkpoint whose entry ``a`` is made by pickle's instructions."""
+    code = [b'\x80\x02}', word('a'), *instructions, b's.']
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('archive/data.pkl', b''.join(code))
+        archive.writestr('archive/version', '3\n')
+
+
+def word(text):
+    return b'X' + struct.pack('<I', len(text)) + text.encode()
+
+
+BUFFER = b'cmmengine.logging.history_buffer\nHistoryBuffer\n'
+NAMESPACE = b'cargparse\nNamespace\n'
+MEAN = b'c__builtin__\ngetattr\n' + BUFFER + word('mean') + b'\x86R'
+FILLED = BUFFER + b']K\x01a]K\x01a\x86R'
+
+
+@pytest.mark.parametrize('instructions, allowed', [
+    ((MEAN, ), True),
+    ((FILLED, ), True),
+    ((MEAN, FILLED, b'\x85R'), False),  # call what getattr gave
+    ((NAMESPACE, b'N}', word('planted'), b'\x88s\x86b'), False),
+    ((MEAN, b'}', word('planted'), b'\x88sb'), False),
+], ids=['method', 'buffer', 'call', 'state of a class', 'of a function'])
+def test_only_named_objects_are_called_and_only_instances_changed(
+        loader, tmp_path, instructions, allowed):
+    program(tmp_path / 'a.pth', *instructions)
+    if allowed:
+        load_checkpoint_file(tmp_path / 'a.pth')
+    else:
+        with pytest.raises(CheckpointError):
+            load_checkpoint_file(tmp_path / 'a.pth')
+    assert not hasattr(argparse.Namespace, 'planted')
+    assert not hasattr(HistoryBuffer.mean, 'planted')
 
 
 def weights(path):

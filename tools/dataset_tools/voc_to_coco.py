@@ -12,6 +12,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmxvit.utils.allocator import tune_allocator
+
 
 def read_image(root: Path, name: str) -> tuple[dict, list[tuple[str, dict]]]:
     """One image: its COCO entry, and (class name, annotation) pairs.
@@ -76,6 +78,7 @@ def convert(root: Path, split: str, classes: Sequence[str]) -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    tune_allocator()
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -91,6 +91,15 @@ def package_key(root):
     return digest(str(root), [root / name for name in PACKAGE_FILES])
 
 
+def ci_venv(root, stack, cache):
+    """Where CI keeps the environment of this state.
+
+    CI reads stack and Python off the name, to remove the older ones of both.
+    """
+    key = environment_key(root, stack)
+    return cache / 'envs' / f'{stack}-cp{PYTHON.replace(".", "")}-{key}'
+
+
 def pin(file, suffix):
     """Name and version of the ``name==version`` line that ends so."""
     return re.search(rf'^([\w-]*{suffix})==([\w.]+)', file.read_text(),
@@ -395,7 +404,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if args.print_ci_venv:
-            print(cache_dir() / 'envs' / environment_key(ROOT, args.stack))
+            print(ci_venv(ROOT, args.stack, cache_dir()))
         else:
             set_up(ROOT, Path(args.venv).expanduser().resolve(), args.stack,
                    cache_dir())

@@ -1,4 +1,5 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+# Adapted from mmdet's YOLOv3-MobileNetV2 configs (Apache-2.0, OpenMMLab).
 # COCO boxes at 320 x 320 with YOLOv3's augmentation.
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'

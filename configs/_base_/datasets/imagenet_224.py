@@ -1,4 +1,5 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+# Adapted from mmpretrain's imagenet_bs64_swin_224.py (Apache-2.0, OpenMMLab).
 # ImageNet-1K at 224 x 224: RandAugment and random erasing for training, crop
 # 0.875 for testing. Batch size and optimiser are those of the inheriting
 # config.

@@ -1,4 +1,5 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+# Adapted from mmdet's YOLOv3-MobileNetV2 configs (Apache-2.0, OpenMMLab).
 # YOLOv3 with 96-wide neck and heads, as mmdet's YOLOv3 with MobileNetV2.
 # A config that inherits it adds the backbone (three maps, strides 8, 16, 32)
 # and neck.in_channels: the backbone's channels in reverse order.

@@ -1,4 +1,5 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+# Adapted from mmdet's YOLOv3-MobileNetV2 configs (Apache-2.0, OpenMMLab).
 # 30 epochs over a data set that is repeated 10 times.
 # The XFormer paper prints SGD, 300 epochs, lr 1e-4, weight decay 5e-4,
 # gradient norm 35 and steps "during 24th and 28th epoch": steps and repeats
