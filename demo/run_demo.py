@@ -11,6 +11,7 @@ again after one that was finished.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,9 +89,13 @@ def main() -> None:
             '--cfg-options', f'train_cfg.max_epochs={args.epochs}',
             f'param_scheduler.1.end={args.epochs}')
     pictures = work_dir / 'pictures'
-    show = [] if pictures.exists() else ['--show-dir', pictures]
+    partial = work_dir / 'pictures.partial'
+    shutil.rmtree(partial, ignore_errors=True)  # of a test that was killed
+    show = [] if pictures.exists() else ['--show-dir', partial]
     run('tools/test.py', CONFIG, checkpoint, '--work-dir', work_dir / 'test',
         *show)
+    if show:
+        partial.rename(pictures)
 
     curves = work_dir / 'training.png'
     plot(work_dir, curves)

@@ -1,5 +1,11 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-from mmxvit.utils.allocator import tune_allocator
+import os
+
+# Before anything asks torch for its devices. The tests run on the CPU: mmcv
+# may be compiled for it alone. MMXVIT_TEST_GPUS=0 adds those that need a GPU.
+os.environ['CUDA_VISIBLE_DEVICES'] = os.environ.get('MMXVIT_TEST_GPUS', '')
+
+from mmxvit.utils.allocator import tune_allocator  # noqa: E402
 
 tune_allocator()
 

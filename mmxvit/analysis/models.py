@@ -18,6 +18,8 @@ from mmengine.structures import BaseDataElement
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
+from mmxvit.engine.command import load_config
+
 SCOPES = ('mmxvit', 'mmdet', 'mmseg', 'mmpretrain')
 CUSTOM_IMPORTS = '_custom_imports_'
 
@@ -41,7 +43,7 @@ def parse_model(text: str) -> tuple[str, dict]:
 
     Raises:
         ValueError: ``text`` is none of these.
-        FileNotFoundError: There is no such config file.
+        UserError: The config file cannot be read.
     """
     text = text.strip()
     name, sep, rest = text.partition('=')
@@ -104,23 +106,6 @@ def _literal(node: ast.AST) -> Any:
     if isinstance(node, ast.Tuple):
         return tuple(_literal(v) for v in node.elts)
     return ast.literal_eval(node)
-
-
-def load_config(path: str) -> Config:
-    """``Config.fromfile`` that names similar files where there is none.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
-    file = Path(path)
-    if not file.is_file():
-        root = file.parent if file.parent.is_dir() else Path('configs')
-        stems = {p.stem: str(p) for p in root.rglob('*.py')}
-        near = difflib.get_close_matches(file.stem, stems, n=3)
-        hint = ' Similar names: ' + ', '.join(stems[n] for n in near) \
-            if near else ''
-        raise FileNotFoundError(f'there is no config file {path}.{hint}')
-    return Config.fromfile(path)
 
 
 def model_of_config(cfg: Config) -> dict:

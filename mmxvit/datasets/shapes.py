@@ -38,9 +38,9 @@ COUNT_RANGE = (2, 8)
 """Objects per image, both ends included."""
 SIZE_RANGE = (0.06, 0.60)
 """Sides of the visible box, as fractions of the shorter image side."""
-MIN_VISIBLE = 0.5
+MIN_VISIBLE = 0.6
 """Least visible fraction of an object's area."""
-MIN_CONTRAST = 55.
+MIN_CONTRAST = 80.
 """Least difference, in the strongest channel (0-255), between an object's
 colour and the mean of what it covers."""
 
@@ -444,14 +444,14 @@ def make_scene(rng: np.random.Generator, height: int, width: int,
     canvas = _Canvas(rng, height, width)
     low, high = SIZE_RANGE
     target = int(rng.integers(COUNT_RANGE[0], COUNT_RANGE[1] + 1))
-    distractors = int(rng.integers(2, 7))
+    distractors = int(rng.integers(1, 6))
     # About half of the distractors lie below all objects.
     canvas.add_distractors(distractors // 2)
     placed = tries = 0
     while placed < COUNT_RANGE[0] or (placed < target and tries < 2 * target):
         tries += 1
         # Logarithmic scale, the ends of the range rarer than its middle.
-        size = canvas.side * low * (high / low)**rng.beta(1.6, 2.)
+        size = canvas.side * low * (high / low)**rng.beta(2., 1.5)
         placed += canvas.add_shape(int(rng.integers(num_classes)), size)
     canvas.add_distractors(distractors - distractors // 2)
     return canvas.finish()

@@ -120,7 +120,7 @@ def pretrained_weights(cfg: Config) -> dict | None:
         if isinstance(init_cfg, dict):
             init_cfg = [init_cfg]
         for entry in init_cfg:
-            if type_name(entry) in ('Pretrained', 'mmengine.PretrainedInit'):
+            if type_name(entry) in ('Pretrained', 'PretrainedInit'):
                 return dict(
                     checkpoint=entry['checkpoint'],
                     prefix=entry.get('prefix') or '')

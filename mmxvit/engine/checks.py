@@ -75,8 +75,8 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
         ]
     elif layout:
         lines += [
-            'Toy data in this layout (its classes are not those of the '
-            'config, see docs/user_guides/toy_data.md):',
+            'Toy data in this layout, for a config with its classes '
+            '(docs/user_guides/toy_data.md):',
             f'  {_MAKE_TOY_DATA} data/toy --layout {layout}'
         ]
     raise UserError('\n'.join(lines))
@@ -113,10 +113,10 @@ def _is_local(path: object) -> bool:
 
 def _expected(dataset: dict) -> Iterator[tuple[str, str, str]]:
     """(kind, path, key) of what a data set reads."""
-    root, kind = dataset.get('data_root') or '', type_name(dataset)
+    root = dataset.get('data_root') or ''
     if (dataset.get('backend_args') or dataset.get('file_client_args')
             or '://' in root
-            or any(name in kind for name in _DOWNLOADED)):
+            or any(name in _kind(dataset) for name in _DOWNLOADED)):
         return
     ann_file = dataset.get('ann_file')
     if _is_local(ann_file):
@@ -127,9 +127,10 @@ def _expected(dataset: dict) -> Iterator[tuple[str, str, str]]:
     else:
         prefixes = {f'data_prefix.{k}': v for k, v in prefixes.items()}
     if not any(prefixes.values()) and dataset.get('split') and not ann_file:
-        # A folder in ImageNet; of others only the root is known.
-        folder = 'ImageNet' in kind
-        prefixes = dict(split=dataset['split']) if folder else dict(data_root='')
+        if _kind(dataset) in ('ImageNet', 'ImageNet21k'):
+            prefixes = dict(split=dataset['split'])
+        else:  # such as CUB: where a split is in the root is not known here
+            prefixes = dict(data_root='')
     labels_read = any('Annotations' in type_name(step)
                       for step in dataset.get('pipeline') or [])
     for name, prefix in prefixes.items():
@@ -149,8 +150,9 @@ def check_channels(cfg: Config) -> None:
     """Check neck and heads of ``cfg.model`` against the backbone's maps.
 
     Done for backbones of this package and subclasses of theirs; others do
-    not tell their channels, and are not built here. Necks and heads of unknown kind are only refused when they expect a
-    number of channels that no map has.
+    not tell their channels, and are not built here. Necks and heads of
+    unknown kind are only refused when they expect a number of channels that
+    no map has.
 
     Raises:
         UserError: They do not match, the message has the right ones; or the

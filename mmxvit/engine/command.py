@@ -58,15 +58,16 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable:
 
 
 def type_name(cfg: dict) -> str:
-    """``type`` of a part of a config, with its scope if it tells one.
+    """``type`` of a part of a config, the class of a pure Python config too.
 
-    A pure Python config has classes there: ``mmengine.CheckpointHook`` then,
-    as another config would write it.
+    Returns:
+        As a config would write it, with the scope where it is known
+        (``mmdet.FPN``), and without for MMEngine's own.
     """
     kind = cfg.get('type', '')
-    if isinstance(kind, str):
-        return kind
-    return f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
+    if not isinstance(kind, str):
+        kind = f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
+    return kind.removeprefix('mmengine.')
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -164,10 +165,14 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'{path}: has no `model`; a file of _base_ is only '
                         'part of a config')
-    scope = cfg.get('default_scope')
-    if scope in SCOPES and importlib.util.find_spec(scope) is None:
-        raise UserError(f'{path}: needs {scope} (its default_scope), which '
-                        f'is not installed: pip install {SCOPES[scope]}')
+    # mmdet's pure Python configs have none, only classes.
+    scope = cfg.get('default_scope') or type_name(cfg.model).split('.')[0]
+    if scope in SCOPES:
+        cfg.default_scope = scope
+        if importlib.util.find_spec(scope) is None:
+            raise UserError(
+                f'{path}: needs {scope} (its default_scope), which is not '
+                f'installed: pip install {SCOPES[scope]}')
     if 'pretrained' in options and cfg.model.get('backbone'):
         cfg.model.backbone.init_cfg = dict(
             type='Pretrained',
@@ -230,9 +235,8 @@ def check_operators(cfg: Config, device: str = 'cuda') -> None:
     Raises:
         UserError: The device is a GPU, and mmcv is compiled for the CPU.
     """
-    packages = cfg.get('default_scope'), type_name(cfg.model).split('.')[0]
-    if not ('mmdet' in packages and device.startswith('cuda')
-            and is_cuda_available()):
+    if (cfg.get('default_scope') != 'mmdet' or not device.startswith('cuda')
+            or not is_cuda_available()):
         return
     import mmcv.ops
     if mmcv.ops.get_compiling_cuda_version() == 'not available':

@@ -1,6 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Checkpoints that survive a kill at any moment."""
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
@@ -22,7 +23,7 @@ class AtomicBackend(LocalBackend):
     """
 
     def __init__(self) -> None:
-        self._outdated: list[str] = []
+        self._outdated: set[str] = set()
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         target = Path(filepath)
@@ -39,15 +40,22 @@ class AtomicBackend(LocalBackend):
             raise
 
     def remove(self, filepath: str | Path) -> None:
-        self._outdated.append(str(filepath))
+        self._outdated.add(str(filepath))
 
     def rmtree(self, dir_path: str | Path) -> None:
-        self._outdated.append(str(dir_path))
+        self._outdated.add(str(dir_path))
 
-    def discard(self) -> None:
-        """Remove what :meth:`remove` and :meth:`rmtree` were called for."""
+    def discard(self, kept: Iterable[str | Path]) -> None:
+        """Remove what :meth:`remove` and :meth:`rmtree` were called for.
+
+        Args:
+            kept: What has been written under the name of an old one since.
+        """
+        files = {Path(path).resolve() for path in kept}
         while self._outdated:
             path = self._outdated.pop()
+            if Path(path).resolve() in files:
+                continue
             if super().isdir(path):
                 super().rmtree(path)
             else:
@@ -84,5 +92,12 @@ class AtomicCheckpointHook(CheckpointHook):
         self._discard()
 
     def _discard(self) -> None:
-        if isinstance(self.file_backend, AtomicBackend):
-            self.file_backend.discard()
+        if not isinstance(self.file_backend, AtomicBackend):
+            return
+        kept = [
+            Path(self.out_dir, self.filename_tmpl.format(step))
+            for step in getattr(self, 'keep_ckpt_ids', ())
+        ]
+        kept += getattr(self, 'best_ckpt_path_dict', {}).values()
+        kept.append(getattr(self, 'best_ckpt_path', None))
+        self.file_backend.discard(filter(None, kept))

@@ -19,8 +19,7 @@ def use_amp(cfg: Config) -> None:
         UserError: There is no GPU, or another optimiser wrapper is in use.
     """
     kind = type_name(cfg.optim_wrapper)
-    if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper',
-                    'mmengine.OptimWrapper', 'mmengine.AmpOptimWrapper'):
+    if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
         raise UserError('--amp needs optim_wrapper.type OptimWrapper, the '
                         f'config has {kind}')
     if not is_cuda_available():
@@ -49,7 +48,7 @@ def use_atomic_checkpoints(cfg: Config) -> None:
     if not cfg.default_hooks.get('checkpoint'):
         cfg.default_hooks.checkpoint = dict(type='CheckpointHook')
     hook = cfg.default_hooks.checkpoint
-    if type_name(hook) in ('CheckpointHook', 'mmengine.CheckpointHook'):
+    if type_name(hook) == 'CheckpointHook':
         hook.type = 'mmxvit.AtomicCheckpointHook'
 
 

@@ -21,7 +21,6 @@ from urllib.parse import urlparse
 import torch
 import torch.distributed as dist
 
-
 # Codes of the numpy dtypes that a checkpoint may hold
 _NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
             'f8')
@@ -82,9 +81,9 @@ def _training_state_objects() -> dict[str, Any]:
         'mmengine.config.config.ConfigDict': ConfigDict,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'numpy.dtype': _number_dtype,
-        # Called by a file, it would take the file's bytes for anything. The
-        # name is only an argument of _reconstruct; the class is listed, so
-        # that arrays get their state, where no file can name it: no dot.
+        # The class itself would take a file's bytes for objects when called.
+        # Files name it as an argument of _reconstruct only. Its instances
+        # get a state because it is listed, under a name no file can ask for.
         'numpy.ndarray': None,
         'ndarray': np.ndarray,
     }

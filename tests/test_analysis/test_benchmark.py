@@ -66,7 +66,7 @@ def test_parse_model_takes_a_path_with_an_equals_sign(tmp_path, monkeypatch):
 def test_parse_model_names_similar_configs(tmp_path):
     (tmp_path / 'yolov3_xformer.py').write_text('model = dict(type="A")')
     assert parse_model(f'y={tmp_path / "yolov3_xformer.py"}')[0] == 'y'
-    with pytest.raises(FileNotFoundError, match='yolov3_xformer.py'):
+    with pytest.raises(ValueError, match='yolov3_xformer.py'):
         parse_model(str(tmp_path / 'yolov3_xfomer.py'))
 
 

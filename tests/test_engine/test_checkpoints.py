@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn as nn
 from mmengine.config import Config
-from mmengine.model import BaseModel, BaseTTAModel
+from mmengine.model import BaseModel, BaseTTAModel, PretrainedInit
 
 from mmxvit.engine.checkpoints import (
     check_checkpoint,
@@ -146,6 +146,8 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
      ('x', '')),
     (dict(backbone=dict(), init_cfg=dict(type='Pretrained', checkpoint='m')),
      ('m', '')),
+    (dict(backbone=dict(init_cfg=dict(
+        type=PretrainedInit, checkpoint='x'))), ('x', '')),
     (dict(backbone=dict(), pretrained='torchvision://resnet50'),
      ('torchvision://resnet50', '')),
 ])

@@ -2,10 +2,16 @@
 import copy
 
 import pytest
+import torch.nn as nn
+from mmdet.models import FPN, YOLOV3Neck
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmpretrain.datasets import MNIST, ImageNet21k
+from mmseg.datasets import ADE20KDataset
 
 from mmxvit.engine.checks import check_channels, check_data
 from mmxvit.engine.command import UserError
+from mmxvit.models.backbones import XFormer
 
 COCO = dict(
     type='CocoDataset',
@@ -50,8 +56,11 @@ def test_data_root_missing():
         "train_dataloader.dataset.data_root is 'data/coco/', no such folder",
         'Correct the config, or use --cfg-options KEY=VALUE; relative paths '
         'count from the current folder.',
-        'Toy data in this layout: python '
-        'tools/dataset_tools/make_shapes.py data/toy --layout coco'
+        'Without data, a detector can be tried on toy data:',
+        '  python tools/dataset_tools/make_shapes.py data/shapes '
+        '--layout coco',
+        '  python tools/train.py '
+        'configs/xformer/yolov3_xformer_1xb8-256-20e_shapes.py'
     ]
 
 
@@ -114,16 +123,29 @@ def test_segmentation_labels_are_needed_only_where_they_are_read(tmp_path):
     (dict(type='ImageNet', data_root='in1k', ann_file='meta/val.txt',
           data_prefix='val'), 'in1k/meta/val.txt'),
     (dict(type='CustomDataset', data_prefix='cats/train'), 'cats/train'),
+    (dict(type=ImageNet21k, data_root='in21k', split='train'),
+     'in21k/train'),
 ])
 def test_classification(dataset, missing):
     text = message(check_data, data(dataset), ['train'])
     assert missing in text and '--layout imagenet' in text
 
 
+@pytest.mark.parametrize('kind', ['CUB', 'VOC', 'InShop', 'mmpretrain.DTD'])
+def test_split_that_is_no_folder(tmp_path, kind):
+    """Other data sets have lists of the files of a split."""
+    dataset = dict(type=kind, data_root='data/birds', split='train')
+    assert 'folder data/birds' in message(check_data, data(dataset),
+                                          ['train'])
+    make(tmp_path, 'data/birds')
+    check_data(data(dataset), ['train'])
+
+
 @pytest.mark.parametrize('dataset', [
     dict(COCO, data_root='s3://bucket/coco/'),
     dict(COCO, backend_args=dict(backend='petrel')),
     dict(type='CIFAR10', data_root='data/cifar10', split='train'),
+    dict(type=MNIST, data_root='data/mnist', split='train'),
     dict(type='SomeDataset'),
 ])
 def test_what_cannot_be_checked_passes(dataset):
@@ -132,6 +154,7 @@ def test_what_cannot_be_checked_passes(dataset):
 
 @pytest.mark.parametrize('kind, layout', [
     ('CocoPanopticDataset', 'coco_panoptic'),
+    (ADE20KDataset, 'ade20k'),
     ('mmseg.CityscapesDataset', 'cityscapes'),
     ('VOCDataset', 'voc'),
 ])
@@ -173,6 +196,8 @@ def fpn(channels, kind='FPN'):
     model(XFORMER, neck=dict(type='CTResNetNeck', in_channels=160)),
     model(XFORMER, neck=dict(type='MyNeck', in_channels=[160, 64])),
     model(XFORMER, neck=dict(type='MyNeck')),
+    model(dict(XFORMER, type=XFormer), neck=dict(
+        type=FPN, in_channels=[64, 96, 128, 160])),
     model(XFORMER, bbox_head=dict(type='RPNHead', in_channels=160)),
     model(XFORMER, 'mmseg', decode_head=dict(
         type='UPerHead', in_channels=[64, 96, 128, 160],
@@ -206,6 +231,11 @@ def test_channels_that_match(cfg):
      'out_indices=(1, 2, 3)): set model.neck.in_channels=[160, 128, 96]'),
     (model(THREE, neck=yolo([96, 128, 160])),
      'set model.neck.in_channels=[160, 128, 96]'),
+    (model(dict(THREE, type=XFormer), neck=dict(
+        yolo([96, 128, 160]), type=YOLOV3Neck)),
+     'backbone mmxvit.XFormer gives maps of 96, 128, 160 channels (strides '
+     '8, 16, 32; out_indices=(1, 2, 3)): set '
+     'model.neck.in_channels=[160, 128, 96]'),
     (model(XFORMER, neck=yolo([160, 128, 96])),
      'set model.backbone.out_indices=(1, 2, 3)'),
     (model(XFORMER, neck=yolo([320, 96, 32])),
@@ -249,6 +279,34 @@ def test_channels_that_match(cfg):
 ])
 def test_channels_that_do_not_match(cfg, expected):
     assert expected in message(check_channels, cfg)
+
+
+def test_backbones_of_others_are_left_alone(monkeypatch):
+    """They may take no init_cfg, and may be dear to build twice."""
+    built = []
+
+    class Theirs(nn.Module):
+        out_channels, out_strides, out_indices = (1, ), (4, ), (0, )
+
+        def __init__(self, width):
+            super().__init__()
+            built.append(width)
+
+    monkeypatch.setitem(MODELS._module_dict, 'Theirs', Theirs)
+    check_channels(
+        model(dict(type='mmengine.Theirs', width=1), neck=fpn([7])))
+    assert not built
+
+
+def test_subclasses_of_ours_are_checked(monkeypatch):
+
+    class Mine(XFormer):
+        pass
+
+    monkeypatch.setitem(MODELS._module_dict, 'Mine', Mine)
+    assert 'set model.neck.in_channels=[64, 96, 128, 160]' in message(
+        check_channels, model(dict(type='mmengine.Mine', arch='xformer'),
+                              neck=fpn([1, 2, 3, 4])))
 
 
 def test_the_remedy_is_right():

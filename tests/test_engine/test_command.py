@@ -4,17 +4,23 @@ import os
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
+from mmxvit.engine.checks import check_channels
 from mmxvit.engine.command import (
     UserError,
     add_config_arguments,
     add_run_arguments,
+    build_runner,
+    check_operators,
     command,
     load_config,
     load_run_config,
+    type_name,
     use_safe_loading,
 )
+from mmxvit.engine.predict import build_model
 from mmxvit.utils.checkpoint import CheckpointError
 
 
@@ -81,6 +87,81 @@ def test_pretrained_can_be_set_from_the_command_line(tmp_path):
     cfg = load_config(path, dict(pretrained='weights.pth'))
     assert cfg.model.backbone.init_cfg == dict(
         type='Pretrained', checkpoint='weights.pth', prefix='backbone.')
+
+
+def test_pretrained_of_the_config_is_its_own_affair(tmp_path):
+    """As in mmdet's dino-5scale_swin-l: another prefix, or another use."""
+    path = write(tmp_path / 'a.py', '''
+pretrained = 'https://example.org/swin.pth'
+model = dict(backbone=dict(type='A', init_cfg=dict(
+    type='Pretrained', checkpoint=pretrained)))
+''')
+    given = dict(type='Pretrained', checkpoint='https://example.org/swin.pth')
+    for options in (None, dict(randomness=dict(seed=1))):
+        assert load_config(path, options).model.backbone.init_cfg == given
+    for nothing in (None, ''):
+        cfg = load_config(path, dict(pretrained=nothing))
+        assert cfg.model.backbone.init_cfg is None
+
+
+def test_base_in_a_package_that_mmengine_cannot_find(tmp_path, monkeypatch):
+    path = write(tmp_path / 'a.py', "_base_ = 'mmseg::_base_/schedule.py'\n")
+    monkeypatch.setattr('mmengine.config.config.is_installed',
+                        lambda package: False)
+    with pytest.raises(UserError, match=r'a\.py: .*mmsegmentation.* by its '
+                       'path'):
+        load_config(path)
+    # a mistake in the config's own code is not explained away
+    path = write(tmp_path / 'b.py', '_base_ = []\nimport no_such_module\n')
+    with pytest.raises(ModuleNotFoundError, match='no_such_module'):
+        load_config(path)
+
+
+def test_pure_python_config(tmp_path):
+    """Its types are classes, and mmdet's have no default_scope."""
+    path = write(tmp_path / 'a.py', '''
+from mmdet.models import FPN, RetinaNet
+from mmengine.hooks import CheckpointHook
+from mmxvit.models.backbones import XFormer
+
+default_scope = None
+model = dict(type=RetinaNet, backbone=dict(type=XFormer, arch='xformer'),
+             neck=dict(type=FPN, in_channels=[1, 2, 3, 4]))
+hook = dict(type=CheckpointHook)
+''')
+    cfg = load_config(path)
+    assert cfg.default_scope == 'mmdet'
+    assert type_name(cfg.model) == 'mmdet.RetinaNet'
+    assert type_name(cfg.model.backbone) == 'mmxvit.XFormer'
+    assert type_name(cfg.hook) == 'CheckpointHook'
+    assert type_name(dict(type='mmengine.CheckpointHook')) == 'CheckpointHook'
+    with pytest.raises(UserError, match=r'in_channels=\[64, 96, 128, 160\]'):
+        check_channels(cfg)
+
+
+@pytest.mark.parametrize('scope, device, cuda, compiled, refused', [
+    ('mmdet', 'cuda', True, 'not available', True),
+    ('mmdet', 'cuda:1', True, 'not available', True),
+    ('mmdet', 'cuda', True, '12.8', False),
+    ('mmdet', 'cpu', True, 'not available', False),
+    ('mmdet', 'cuda', False, 'not available', False),
+    ('mmpretrain', 'cuda', True, 'not available', False),
+])
+def test_detector_on_a_gpu_that_mmcv_does_not_serve(
+        monkeypatch, scope, device, cuda, compiled, refused):
+    monkeypatch.setattr('mmxvit.engine.command.is_cuda_available',
+                        lambda: cuda)
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version',
+                        lambda: compiled)
+    cfg = Config(dict(default_scope=scope, model=dict(type='A')))
+    if not refused:
+        check_operators(cfg, device)
+        return
+    for check in (lambda: check_operators(cfg, device),
+                  lambda: build_model(cfg, None, device),
+                  lambda: build_runner(cfg)):
+        with pytest.raises(UserError, match='CUDA_VISIBLE_DEVICES= .*CUDA op'):
+            check()
 
 
 @pytest.mark.parametrize('new', ['toy', 'data/coco/small/'])

@@ -48,7 +48,7 @@ class Score:
 
     def evaluate(self, size):
         self.calls += 1
-        return dict(acc=float(self.calls))
+        return dict(acc=float(self.calls), size=float(self.calls))
 
 
 def runner(work_dir, epochs=3, **hook):
@@ -165,6 +165,35 @@ def test_best_goes_after_the_new_best_is_there(tmp_path, monkeypatch):
     assert present[3] == ['best_acc_epoch_1.pth', 'epoch_1.pth']
     assert present[4] == ['best_acc_epoch_1.pth', 'epoch_2.pth']
     assert checkpoints(tmp_path) == ['best_acc_epoch_2.pth', 'epoch_2.pth']
+
+
+@pytest.mark.parametrize('best', [None, 'acc', ['acc', 'size']])
+def test_new_checkpoint_of_the_same_name_stays(tmp_path, best):
+    hook = dict(type='mmxvit.AtomicCheckpointHook', max_keep_ckpts=1,
+                filename_tmpl='latest.pth', save_best=best, rule='greater')
+    run(runner(tmp_path, 2, **hook), Score())
+    names = [best] if isinstance(best, str) else best or []
+    expected = [*(f'best_{name}_latest.pth' for name in names), 'latest.pth']
+    assert checkpoints(tmp_path) == expected
+    for name in expected:
+        meta = load_checkpoint_file(tmp_path / name)['meta']
+        assert meta['epoch'] == 2
+
+
+def test_fewer_to_keep_that_all_have_one_name(tmp_path, monkeypatch):
+    hook = dict(type='mmxvit.AtomicCheckpointHook',
+                filename_tmpl='latest.pth')
+    run(runner(tmp_path, 3, max_keep_ckpts=3, **hook), Score())
+
+    def killed(*args):
+        raise Killed
+
+    monkeypatch.setattr(AtomicBackend, 'put', killed)
+    run_ = runner(tmp_path, 4, max_keep_ckpts=1, **hook)
+    run_._resume = True
+    with pytest.raises(Killed):
+        run(run_, Score())
+    assert load_checkpoint_file(tmp_path / 'latest.pth')['meta']['epoch'] == 3
 
 
 def test_full_disk_leaves_no_partial_file(tmp_path, monkeypatch):

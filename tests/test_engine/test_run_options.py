@@ -1,6 +1,8 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapper
 
 from mmxvit.engine import run_options
 from mmxvit.engine.command import UserError
@@ -37,6 +39,9 @@ def test_amp(monkeypatch):
     cfg.optim_wrapper.loss_scale = 512.
     run_options.use_amp(cfg)
     assert cfg.optim_wrapper.loss_scale == 512.
+    cfg.optim_wrapper.type = OptimWrapper
+    run_options.use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     cfg.optim_wrapper.type = 'DeepSpeedOptimWrapper'
     with pytest.raises(UserError, match='DeepSpeedOptimWrapper'):
         run_options.use_amp(cfg)
@@ -52,15 +57,19 @@ def test_auto_scale_lr():
 
 @pytest.mark.parametrize('hooks', [
     {}, dict(default_hooks=dict(logger=dict(type='LoggerHook'))),
-    dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook')))
+    *(dict(default_hooks=dict(checkpoint=dict(type=kind)))
+      for kind in ('CheckpointHook', 'mmengine.CheckpointHook',
+                   CheckpointHook))
 ])
 def test_atomic_checkpoints(hooks):
     cfg = config(**hooks)
     run_options.use_atomic_checkpoints(cfg)
     assert cfg.default_hooks.checkpoint.type == 'mmxvit.AtomicCheckpointHook'
-    own = config(default_hooks=dict(checkpoint=dict(type='MyHook', a=1)))
-    run_options.use_atomic_checkpoints(own)
-    assert own.default_hooks.checkpoint == dict(type='MyHook', a=1)
+    namesake = type('CheckpointHook', (CheckpointHook, ), {})
+    for kind in ('MyHook', namesake):
+        own = config(default_hooks=dict(checkpoint=dict(type=kind, a=1)))
+        run_options.use_atomic_checkpoints(own)
+        assert own.default_hooks.checkpoint == dict(type=kind, a=1)
 
 
 def test_nothing_to_resume_keeps_load_from(tmp_path):

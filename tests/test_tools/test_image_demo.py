@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmengine.structures import BaseDataElement, PixelData
 
-from mmxvit.engine.predict import _names_and_colours
+from mmxvit.engine.predict import (
+    _names_and_colours,
+    build_model,
+    draw,
+    predict,
+    read_image,
+)
 
 
 @pytest.fixture
@@ -105,6 +111,21 @@ def test_nothing_is_overwritten(config, demo, image, capfd):
         assert cv2.imread(wrote) is not None
     assert Path('0_cls.png').read_text() == 'mine'
     assert Path('pics/a.jpg').read_text() == 'mine'
+
+
+def test_types_of_a_pure_python_config(config, image):
+    cfg = Config.fromfile(config('seg'))
+    init_default_scope('mmseg')
+    dataset = cfg.test_dataloader.dataset
+    for part, registry in ((dataset, DATASETS),
+                           *((s, TRANSFORMS) for s in dataset.pipeline)):
+        with registry.switch_scope_and_registry(None) as scope:
+            part.type = scope.get(part.type)
+    model = build_model(cfg, None, 'cpu')
+    sample = predict(model, cfg, image)  # without annotations
+    assert sample.pred_sem_seg.data.shape == (1, 72, 64)
+    draw(cfg, read_image(image), sample, 'a.png', 0.)
+    assert cv2.imread('a.png').shape == (72, 64, 3)
 
 
 def test_class_names_come_from_the_config(config):

@@ -41,6 +41,40 @@ def test_curves_of_a_training_that_was_resumed(tmp_path):
     assert cv2.imread(str(out)).std() > 1
 
 
+def test_pictures_are_complete_or_made_again(tmp_path, script, monkeypatch):
+    demo = script('demo/run_demo.py')
+    work_dir = tmp_path / 'work'
+    killed = [True]
+
+    def run(name, *args):
+        if name != 'tools/test.py' or '--show-dir' not in args:
+            return
+        folder = args[args.index('--show-dir') + 1]
+        folder.mkdir(parents=True)  # test.py refuses one with pictures
+        (folder / '0.png').write_text('')
+        if killed.pop():
+            raise KeyboardInterrupt
+        (folder / '1.png').write_text('')
+
+    write_log(work_dir / '20260101_000000', [1])
+    result = work_dir / 'test/20260101_000000/20260101_000000.json'
+    result.parent.mkdir(parents=True)
+    keys = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+    result.write_text(json.dumps({f'coco/bbox_{k}': .5 for k in keys}))
+    monkeypatch.setattr(demo, 'run', run)
+    monkeypatch.setattr('sys.argv', ['run_demo.py', '--work-dir',
+                                     str(work_dir)])
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    with pytest.raises(KeyboardInterrupt):
+        demo.main()
+    assert not (work_dir / 'pictures').exists()
+    killed.append(False)
+    for _ in range(2):  # the second time they are there
+        demo.main()
+        assert {p.name for p in work_dir.glob('*/*.png')} == {'0.png', '1.png'}
+        assert not (work_dir / 'pictures.partial').exists()
+
+
 def test_a_failing_command_ends_the_demo_with_its_status(tmp_path):
     demo = runpy.run_path(str(SCRIPT))
     script = tmp_path / 'fails.py'

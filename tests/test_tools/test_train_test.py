@@ -2,7 +2,6 @@
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+
+from mmxvit.utils import checkpoint as checkpoint_module
 
 ROOT = Path(__file__).parents[2]
 MOBILENET = dict(_delete_=True, type='MobileNetV2', out_indices=(2, 4, 6))
@@ -91,9 +92,26 @@ def test_missing_data(config, train, test, failure, tmp_path):
     message = failure(train, path)
     assert 'data/none/train.json' in message
     assert '(val_dataloader.dataset.data_prefix.img)' in message
-    assert 'make_shapes.py data/toy --layout coco' in message
     assert not (tmp_path / 'work_dirs').exists()
     assert 'data/none/val.json' in failure(test, path, 'any.pth')
+
+
+def test_remedy_for_missing_data(config, train, failure, script, monkeypatch):
+    """What the message says to run does run, but for the sizes."""
+    message = failure(train, config(
+        'det', train_dataloader__dataset__data_root='data/none'))
+    make, fit = (line.split()[1:] for line in message.splitlines()
+                 if line.startswith('  python '))
+    monkeypatch.setattr('sys.argv', [*make, '--train', '2', '--val', '1',
+                                     '--size', '64'])
+    script(make[0]).main()
+    assert fit[0] == 'tools/train.py'
+    small = ['train_cfg.max_epochs=1', *(
+        f'{split}_dataloader.{key}' for split in ('train', 'val')
+        for key in ('batch_size=2', 'num_workers=0',
+                    'persistent_workers=False'))]
+    train([str(ROOT / fit[1]), '--work-dir', 'w', '--cfg-options', *small])
+    assert Path('w/epoch_1.pth').is_file()
 
 
 def test_channels_that_do_not_match(config, train, test, failure):
@@ -159,26 +177,42 @@ def test_resume_without_checkpoints_starts(config, train):
     assert Path('work_dirs/cls/epoch_1.pth').is_file()
 
 
-def wait_for(condition, process, seconds=90):
-    end = time.time() + seconds
+def wait_for(condition, process):
+    end = time.time() + 900  # only so that a hang is noticed
     while not condition():
         assert process.poll() is None, process.stdout.read()
         assert time.time() < end
         time.sleep(0.02)
 
 
-def test_kill_and_resume(config, train, failure, tmp_path):
+@pytest.fixture
+def one_thread():
+    """As in a process with OMP_NUM_THREADS=1, to the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures('one_thread')
+def test_kill_and_resume(config, train, failure, tmp_path, monkeypatch):
     """For real: kill -9, and a half-written newest checkpoint."""
     path = config('cls', train_cfg__max_epochs=1000,
-                  default_hooks__checkpoint__max_keep_ckpts=2)
+                  default_hooks__checkpoint__max_keep_ckpts=2,
+                  optim_wrapper__optimizer=dict(lr=0.05, momentum=0.9),
+                  param_scheduler=[
+                      dict(type='ExponentialLR', gamma=0.9, end=1000)])
     work_dir = tmp_path / 'work_dirs/cls'
     process = subprocess.Popen(
         [sys.executable, str(ROOT / 'tools/train.py'), path],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
-    wait_for((work_dir / 'epoch_3.pth').exists, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+        env=dict(os.environ, PYTHONPATH=str(ROOT),
+                 OMP_NUM_THREADS='1'))
+    try:
+        wait_for((work_dir / 'epoch_3.pth').exists, process)
+    finally:
+        process.kill()
+        process.communicate()
 
     epochs = sorted(
         int(p.stem.split('_')[1]) for p in work_dir.glob('epoch_*.pth'))
@@ -187,17 +221,28 @@ def test_kill_and_resume(config, train, failure, tmp_path):
     newest.write_bytes(newest.read_bytes()[:newest.stat().st_size // 2])
     (work_dir / 'last_checkpoint').write_text('')
 
-    good = epochs[-2]
-    train([path, '--resume', '--cfg-options',
-           f'train_cfg.max_epochs={good + 1}'])
+    good, reads = epochs[-2], []
+    load = checkpoint_module._load_weights_only
+    monkeypatch.setattr(
+        checkpoint_module, '_load_weights_only',
+        lambda path, *args: (reads.append(Path(path).name),
+                             load(path, *args))[1])
+    until = ['--cfg-options', f'train_cfg.max_epochs={good + 1}']
+    train([path, '--resume', *until])
     text = log(work_dir)
     assert f'skipped {newest}' in text and 'truncated' in text
     assert f'resumed epoch: {good},' in text
-    state = torch.load(newest, weights_only=False)
-    assert state['meta']['epoch'] == good + 1
-    steps = [s['step'] for s in state['optimizer']['state'].values()
-             if 'step' in s]
-    assert all(step == steps[0] for step in steps)
+    # is it good, does it fit, and for the training itself
+    assert reads.count(f'epoch_{good}.pth') == 3
+
+    train([path, '--work-dir', 'whole', *until, 'experiment_name=whole'])
+    resumed, whole = (torch.load(file, weights_only=False)
+                      for file in (newest, f'whole/{newest.name}'))
+    for key in ('epoch', 'iter'):
+        assert resumed['meta'][key] == whole['meta'][key]
+    assert resumed['param_schedulers'] == whole['param_schedulers']
+    for key in ('state_dict', 'optimizer'):  # weights; momentum and lr
+        torch.testing.assert_close(resumed[key], whole[key])
 
     for file in work_dir.glob('epoch_*.pth'):
         file.write_bytes(b'')
