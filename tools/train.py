@@ -70,8 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_checkpoint(cfg.load_from)
     elif pretrained:
         check_checkpoint(pretrained['checkpoint'], pretrained['prefix'])
-    else:
+    elif cfg.get('pretrained') is None:
         notes.append('backbone trained from scratch (pretrained = None)')
+    else:  # the base of this config has built its init_cfg from None
+        notes.append(
+            'backbone trained from scratch: the config sets pretrained = '
+            f'{cfg.pretrained!r}, but model.backbone.init_cfg does not use it; '
+            f'to use it add --cfg-options pretrained={cfg.pretrained}')
 
     runner = build_runner(cfg)
     for note in notes:

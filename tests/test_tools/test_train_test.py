@@ -164,6 +164,12 @@ def test_pretrained_backbone(config, checkpoint, train):
     assert torch.equal(before[key], after[key])
 
 
+def test_weights_that_a_config_names_in_vain_are_told(config, train):
+    train([config('cls', pretrained='classifier.pth')])
+    assert ('does not use it; to use it add --cfg-options '
+            'pretrained=classifier.pth') in log('work_dirs/cls')
+
+
 def test_fine_tuning_with_another_class_count(config, checkpoint, train):
     other = checkpoint(config('cls', name='other', model__head__num_classes=7))
     train([config('cls'), '--cfg-options', f'load_from={other}'])

@@ -94,7 +94,7 @@ def parse_args() -> argparse.Namespace:
     for text in args.models:
         try:
             name, cfg = parse_model(text)
-        except (FileNotFoundError, ValueError) as error:
+        except ValueError as error:
             parser.error(str(error))
         if name in args.cfgs:
             parser.error(f'two models are named {name}; tell them apart by '

@@ -113,7 +113,7 @@ def main() -> None:
     try:
         name, cfg, size, origin = read_model(args)
         counts = complexity(build_model(cfg), (3, *size), args.batch)
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         sys.exit(f'get_flops.py: error: {error}')
     print(f'{name}, input {args.batch} x 3 x {size[0]} x {size[1]} '
           f'(size from: {origin})\n')
