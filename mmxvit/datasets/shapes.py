@@ -29,7 +29,7 @@ from mmxvit.version import __version__
 SHAPES = ('disc', 'square', 'triangle', 'star', 'ring', 'cross', 'arrow',
           'heart', 'corner', 'frame')
 """Every shape that can be drawn."""
-CLASSES = SHAPES[:6]
+CLASSES = SHAPES[:5]
 """Default classes of all layouts but ``imagenet``, which takes ten."""
 STUFF_CLASSES = ('cloud', 'stripe', 'grain')
 """Background textures, the stuff classes of the segmentation layouts."""
@@ -450,7 +450,7 @@ def make_scene(rng: np.random.Generator, height: int, width: int,
     placed = tries = 0
     while placed < COUNT_RANGE[0] or (placed < target and tries < 2 * target):
         tries += 1
-        # Logarithmic scale, the ends of the range rarer than its middle.
+        # Logarithmic scale, the ends of the range rarer than its middle
         size = canvas.side * low * (high / low)**rng.beta(2., 1.5)
         placed += canvas.add_shape(int(rng.integers(num_classes)), size)
     canvas.add_distractors(distractors - distractors // 2)

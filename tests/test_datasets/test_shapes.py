@@ -120,9 +120,8 @@ def test_counts_and_sizes_are_in_range(scenes):
     assert max(sides) <= 0.60
     assert max(sides) > 0.45
     assert min(sides) < 0.08
-    # small ones are common, large ones rare
-    assert 0.12 < np.median(sides) < 0.19
-    assert 0.1 < np.mean(np.array(sides) > 0.25) < 0.3
+    assert 0.2 < np.median(sides) < 0.28
+    assert 0.1 < np.mean(np.array(sides) > 0.4) < 0.25
 
 
 def test_image_shows_what_the_masks_say(scenes):
@@ -511,7 +510,7 @@ def test_mmdet_panoptic_dataset(data):
     assert len(dataset) == TRAIN
     content = json.loads(
         (data / 'annotations/panoptic_train2017.json').read_text())
-    assert [c['isthing'] for c in content['categories']] == [1] * 6 + [0] * 3
+    assert [c['isthing'] for c in content['categories']] == [1] * 5 + [0] * 3
     every_id = [s['id'] for a in content['annotations']
                 for s in a['segments_info']]
     assert len(set(every_id)) == len(every_id)
@@ -522,8 +521,8 @@ def test_mmdet_panoptic_dataset(data):
         labels = np.full(ids.shape, 255)
         for segment in got['segments_info']:
             labels[ids == segment['id']] = segment['category']
-            assert segment['is_thing'] == (segment['category'] < 6)
-        expected = semantic(scene, range(6), range(6, 9), 255)
+            assert segment['is_thing'] == (segment['category'] < 5)
+        expected = semantic(scene, range(5), range(5, 8), 255)
         assert (labels == expected).all()
         assert [i['bbox_label'] for i in got['instances']] == [
             o.class_id for o in scene.objects]
@@ -557,11 +556,11 @@ def test_mmseg_ade20k_dataset(data):
                          seg_map_path='annotations/training'))
     assert len(dataset) == TRAIN
     for index in range(TRAIN):
-        expected = semantic(scene_of('train', index), range(6), range(6, 9),
+        expected = semantic(scene_of('train', index), range(5), range(5, 8),
                             255)
         assert (dataset[index]['gt_seg_map'] == expected).all()
     raw = read_map(data / 'annotations/validation/ADE_val_00000001.png')
-    expected = semantic(scene_of('val', 0), range(1, 7), range(7, 10), 0)
+    expected = semantic(scene_of('val', 0), range(1, 6), range(6, 9), 0)
     assert (raw == expected).all()
 
 
