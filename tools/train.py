@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:  # the base of this config has built its init_cfg from None
         notes.append(
             'backbone trained from scratch: the config sets pretrained = '
-            f'{cfg.pretrained!r}, but model.backbone.init_cfg does not use it; '
-            f'to use it add --cfg-options pretrained={cfg.pretrained}')
+            f'{cfg.pretrained!r}, but model.backbone.init_cfg does not use '
+            f'it; to use it add --cfg-options pretrained={cfg.pretrained}')
 
     runner = build_runner(cfg)
     for note in notes:
