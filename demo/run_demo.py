@@ -20,6 +20,7 @@ import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
+from PIL import Image  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py'
@@ -57,10 +58,17 @@ def plot(work_dir: Path, out_file: Path) -> tuple[plt.Axes, plt.Axes]:
         right.plot([r['step'] for r in val], [r[f'coco/{key}'] for r in val],
                    style, label=key.removeprefix('bbox_'))
     right.set(ylabel='AP on the validation set', ylim=(0, 1))
-    right.legend(loc='center right')
+    right.legend(loc='lower left')
     figure.tight_layout()
     figure.savefig(out_file, dpi=120)
     return left, right
+
+
+def to_png(folder: Path) -> None:
+    """mmdet names its pictures as the images, which are JPEG files."""
+    for path in folder.glob('*.jpg'):
+        Image.open(path).save(path.with_suffix('.png'))
+        path.unlink()
 
 
 def main() -> None:
@@ -95,6 +103,7 @@ def main() -> None:
     run('tools/test.py', CONFIG, checkpoint, '--work-dir', work_dir / 'test',
         *show)
     if show:
+        to_png(partial)
         partial.rename(pictures)
 
     curves = work_dir / 'training.png'

@@ -45,4 +45,5 @@ param_scheduler = [
         convert_to_iter_based=True)
 ]
 default_hooks = dict(logger=dict(interval=10))
+randomness = dict(seed=0)
 auto_scale_lr = dict(base_batch_size=4)

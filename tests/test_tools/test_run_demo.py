@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / 'demo/run_demo.py'
@@ -73,6 +74,14 @@ def test_pictures_are_complete_or_made_again(tmp_path, script, monkeypatch):
         demo.main()
         assert {p.name for p in work_dir.glob('*/*.png')} == {'0.png', '1.png'}
         assert not (work_dir / 'pictures.partial').exists()
+
+
+def test_pictures_become_png(tmp_path):
+    image = np.zeros((8, 9, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / 'a.jpg'), image)
+    runpy.run_path(str(SCRIPT))['to_png'](tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['a.png']
+    assert cv2.imread(str(tmp_path / 'a.png')).shape == (8, 9, 3)
 
 
 def test_a_failing_command_ends_the_demo_with_its_status(tmp_path):

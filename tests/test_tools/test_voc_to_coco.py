@@ -28,7 +28,9 @@ def test_loads_in_mmdet_as_the_voc_folder_does(voc, tmp_path):
     from mmdet.datasets import CocoDataset, VOCDataset
     meta = dict(classes=CLASSES)
     coco = run(voc, tmp_path)
-    assert [c['id'] for c in coco['categories']] == [1, 2, 3, 4, 5, 6]
+    assert [c['id'] for c in coco['categories']] == [
+        1, 2, 3, 4, 5
+    ]
     ours = CocoDataset(
         ann_file=str(tmp_path / 'instances_test.json'),
         data_prefix=dict(img=str(voc / 'JPEGImages')),
