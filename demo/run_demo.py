@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from PIL import Image  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / 'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py'
+CONFIG = ROOT / 'configs/xformer/yolov3_xformer_1xb4-256-15e_shapes.py'
 
 
 def run(*args: object) -> None:
@@ -75,14 +75,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        '--epochs', type=int, default=16, help='default: %(default)s')
+        '--epochs', type=int, default=15, help='default: %(default)s')
     parser.add_argument(
         '--work-dir',
         type=Path,
         help='default: work_dirs/demo, or work_dirs/demo-EPOCHSe')
     args = parser.parse_args()
     os.environ['CUDA_VISIBLE_DEVICES'] = ''  # mmcv is compiled for the CPU
-    name = 'demo' if args.epochs == 16 else f'demo-{args.epochs}e'
+    default = args.epochs == parser.get_default('epochs')
+    name = 'demo' if default else f'demo-{args.epochs}e'
     work_dir = (args.work_dir or ROOT / 'work_dirs' / name).resolve()
     data = ROOT / 'data/shapes'
 

@@ -29,7 +29,7 @@ val_evaluator = dict(
     ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=16, val_interval=4)
+train_cfg = dict(max_epochs=15, val_interval=5)
 optim_wrapper = dict(
     optimizer=dict(
         _delete_=True, type='AdamW', lr=0.001, weight_decay=0.05))
@@ -40,7 +40,7 @@ param_scheduler = [
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=0,
-        end=16,
+        end=15,
         eta_min=1e-5,
         convert_to_iter_based=True)
 ]
