@@ -71,7 +71,8 @@ class PyramidBackbone(BaseModule):
         norm_cfg: Replaces BatchNorm layers (never LayerNorms).
         act_cfg: Replaces the paper's activation of convolutions.
         init_cfg: As in MMEngine; a ``Pretrained`` checkpoint must hold every
-            parameter of the backbone.
+            parameter of the backbone (a classifier's may lack the modules in
+            ``dense_only``).
         pretrained: mmseg's segmentors pass this on. A path or URL of one of
             our checkpoints; weights of another backbone that a stock config
             names are ignored with a warning.
@@ -90,6 +91,9 @@ class PyramidBackbone(BaseModule):
     arch_settings: dict[str, dict] = {}
     strides: tuple[int, ...] = (4, 8, 16, 32)
     min_size = 32
+    # Modules for dense tasks that no classifier has; a checkpoint may lack
+    # them as a whole.
+    dense_only: tuple[str, ...] = ()
 
     def __init__(self,
                  arch: str | dict,
@@ -213,9 +217,12 @@ class PyramidBackbone(BaseModule):
             if f'{name}.'.startswith(prefix))
         try:
             missing, unexpected = self.load_state_dict(own, strict=False)
-            differs = [f'missing {key}' for key in missing]
+            new = [name for name in self.dense_only
+                   if not any(key.startswith(f'{name}.') for key in own)]
+            differs = [f'missing {key}' for key in missing
+                       if key.partition('.')[0] not in new]
         except RuntimeError as error:  # shapes differ
-            unexpected = []
+            missing = unexpected = []
             differs = [
                 line.strip() for line in str(error).splitlines()[1:]
                 if 'size mismatch' in line
@@ -234,7 +241,9 @@ class PyramidBackbone(BaseModule):
             f'entries from {path}' +
             (f'; not needed here: {", ".join(unexpected[:10])}' +
              (' ...' if len(unexpected) > 10 else '')
-             if unexpected else ''),
+             if unexpected else '') +
+            (f'; it has none of {", ".join(missing)}: trained from scratch'
+             if missing else ''),
             logger='current')
 
     def run_block(self, block: nn.Module, *inputs: Tensor) -> Tensor:

@@ -1,0 +1,5 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+# CabViT paper, Table 2: 83.0 top-1 (the paper's figure).
+_base_ = '../fcaformer/fcaformer-l2_8xb128_in1k.py'
+
+model = dict(backbone=dict(type='mmxvit.CabViT', arch='h-l2'))
