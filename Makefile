@@ -3,15 +3,17 @@ PYTHON ?= python3
 STACK ?= onedl
 VENV ?= $(or $(MMXVIT_VENV),.venv)
 
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo test test-all learn lint docs clean
 
 help:
-	@echo 'make demo   train, test and look at a small detector on toy data'
-	@echo 'make test   run the tests'
-	@echo 'make lint   check style and spelling'
-	@echo 'make docs   build the documentation into docs/_build'
-	@echo 'make setup  only make the environment that all of these run in'
-	@echo 'make clean  remove what builds leave; environment and results stay'
+	@echo 'make demo      train, test and look at a small detector on toy data'
+	@echo 'make test      run the tests'
+	@echo 'make test-all  also the slow ones'
+	@echo 'make learn     short trainings of every family on toy data'
+	@echo 'make lint      check style and spelling'
+	@echo 'make docs      build the documentation into docs/_build'
+	@echo 'make setup     only make the environment that all of these run in'
+	@echo 'make clean     remove what builds leave; environment and results stay'
 	@echo
 	@echo 'Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  STACK=$(STACK)'
 
@@ -25,7 +27,14 @@ demo: setup
 # they spin until they get one
 test: export OMP_NUM_THREADS ?= 1
 test: setup
-	@'$(VENV)/bin/python' -m pytest tests -q --durations=10
+	@'$(VENV)/bin/python' -m pytest tests -q --durations=10 -m 'not slow'
+
+test-all: export OMP_NUM_THREADS ?= 1
+test-all: setup
+	@'$(VENV)/bin/python' -m pytest tests -q --durations=20
+
+learn: setup
+	@'$(VENV)/bin/python' tools/dev/learn.py
 
 # by python, because scripts name the folder in which they were installed
 lint: setup

@@ -24,6 +24,13 @@ def test_docs_build_without_warnings(tmp_path):
         assert html.is_file()
 
 
+def test_tables_are_those_of_the_code():
+    result = subprocess.run(
+        [sys.executable, 'tools/dev/generate_docs.py', '--check'],
+        cwd=DOCS.parent, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_drop_in_configs_work_as_printed(tmp_path):
     """Both inherit from configs of the installed packages."""
     for package in ('mmdet', 'mmseg'):
