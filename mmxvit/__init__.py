@@ -5,9 +5,22 @@ Importing this package is light: of the mm* packages it takes only MMEngine
 along.  ``type='mmxvit.XFormer'`` in any mmdet, mmseg or mmpretrain config is
 enough; MMEngine then imports :mod:`mmxvit.registry` by itself.
 """
+import sys
+import warnings
+
 from .dependencies import check_dependencies
+from .hub import get_model, list_archs, list_models, register_hub
 from .version import __version__
 
 check_dependencies()
 
-__all__ = ['__version__']
+if hasattr(sys.modules.get('mmpretrain'), 'ModelHub'):
+    try:
+        register_hub()
+    except (OSError, RuntimeError, ValueError) as error:  # works without
+        warnings.warn(f'mmpretrain does not know the models of mmxvit: '
+                      f'{error}', stacklevel=2)
+
+__all__ = [
+    '__version__', 'get_model', 'list_archs', 'list_models', 'register_hub'
+]

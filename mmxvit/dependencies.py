@@ -38,6 +38,13 @@ def installed_version(distributions: tuple[str, ...]) -> str | None:
     return None
 
 
+def how_to_install(module: str) -> str:
+    """The command that installs one of ``DEPENDENCIES``, as a clause."""
+    (first, *others), oldest, _ = DEPENDENCIES[module]
+    clause = ''.join(f' (or "{dist}>={oldest}")' for dist in others)
+    return f'run: pip install "{first}>={oldest}"{clause}'
+
+
 def check_dependencies() -> None:
     """Check what is installed without importing any of it.
 

@@ -2,15 +2,74 @@
 """Child registries of MMEngine's roots, scope ``mmxvit``.
 
 MMEngine imports every location of a registry at its first look-up, so no
-location may import mmdet, mmseg or mmpretrain.
+location may import mmdet, mmseg or mmpretrain. What builds on their classes
+is listed under ``lazy`` and imported when its name is asked for.
 """
+from importlib import import_module
+from typing import Any
+
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-MODELS = Registry(
-    'model', parent=MMENGINE_MODELS, scope='mmxvit',
-    locations=['mmxvit.models'])
+from . import dependencies
+
+
+class LazyRegistry(Registry):
+    """Registry that imports some modules only for the names they hold.
+
+    Args:
+        lazy: Module that registers a name, by that name.
+        kwargs: As in MMEngine's Registry.
+    """
+
+    def __init__(self,
+                 name: str,
+                 *,
+                 lazy: dict[str, str] | None = None,
+                 **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self.lazy = lazy or {}
+
+    def get(self, key: str) -> type | None:
+        """What is registered as ``key``, ``'X'`` or ``'mmxvit.X'``.
+
+        Raises:
+            RuntimeError: The task package that ``key`` builds on is not
+                installed, or cannot be imported.
+        """
+        name = key.removeprefix(f'{self.scope}.')
+        if name in self.lazy and name not in self.module_dict:
+            try:
+                import_module(self.lazy[name])
+            except ImportError as error:
+                # MMEngine would only say that it is not in the registry
+                raise RuntimeError(
+                    f'{self.scope}.{name}: {_explain(error)}') from error
+        return super().get(key)
+
+
+def _explain(error: ImportError) -> str:
+    """Which package is missing or broken, and what to do."""
+    package = (error.name or '').partition('.')[0]
+    if (not isinstance(error, ModuleNotFoundError)
+            or package not in dependencies.DEPENDENCIES):
+        return f'a package that it needs cannot be imported: {error}'
+    return (f'needs {package}, which is not installed; '
+            f'{dependencies.how_to_install(package)}')
+
+
+MODELS = LazyRegistry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmxvit',
+    locations=['mmxvit.models'],
+    lazy={
+        'LayerNormClsHead': 'mmxvit.models.heads.layer_norm_head',
+        'LVTClassifier': 'mmxvit.models.heads.lvt_head',
+        'LVTClsHead': 'mmxvit.models.heads.lvt_head',
+        'SSDHead': 'mmxvit.models.heads.ssd_head',
+    })
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmxvit',
     locations=['mmxvit.engine'])

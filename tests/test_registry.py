@@ -12,10 +12,11 @@ from mmxvit import registry
 TASK_PACKAGES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
-def run(code):
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+def run(code, *args, cwd=None):
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code, *args],
                           capture_output=True,
-                          text=True)
+                          text=True,
+                          cwd=cwd)
 
 
 BUILD = '''
@@ -69,6 +70,97 @@ def test_locations_are_real():
         assert child._locations
         for location in child._locations:
             importlib.import_module(location)
+
+
+def test_every_lazy_name_resolves():
+    assert set(registry.MODELS.lazy) >= {'LayerNormClsHead', 'LVTClsHead'}
+    for name, module in registry.MODELS.lazy.items():
+        kind = registry.MODELS.get(name)
+        assert (kind.__name__, kind.__module__) == (name, module)
+        assert registry.MODELS.get(f'mmxvit.{name}') is kind
+
+
+LOOK_UP = '''
+import json, sys
+from mmengine.registry import MODELS
+found = {}
+for name in sys.argv[1:]:
+    MODELS.get('mmxvit.' + name)
+    found[name] = [m for m in ('mmdet', 'mmseg', 'mmpretrain', 'lazy_probe')
+                   if sys.modules.get(m)]
+print(json.dumps(found))
+'''
+
+
+def test_only_the_name_asked_for_imports_its_task_package(tmp_path):
+    """The others are made unimportable: mmpretrain takes mmdet along."""
+    (tmp_path / 'lazy_probe.py').write_text(
+        'from mmxvit.registry import MODELS\n'
+        'MODELS.register_module(name="Probe", module=dict)\n')
+    code = '''
+import sys
+sys.modules['mmdet'] = sys.modules['mmseg'] = None
+import mmxvit.registry
+mmxvit.registry.MODELS.lazy['Probe'] = 'lazy_probe'
+'''
+    result = run(code + LOOK_UP, 'XFormer', 'Probe', 'LayerNormClsHead',
+                 cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found['XFormer'] == []
+    assert found['Probe'] == ['lazy_probe']
+    assert found['LayerNormClsHead'] == ['mmpretrain', 'lazy_probe']
+
+
+MISSING = '''
+import sys
+package, scope = {package!r}, {scope!r}
+sys.modules[package] = None  # as if it were not installed
+from mmengine.registry import MODELS, DefaultScope
+import mmxvit.registry
+mmxvit.registry.MODELS.lazy['Probe'] = 'lazy_probe'
+if scope:
+    DefaultScope.get_instance('cold', scope_name=scope)
+{build}
+'''
+BUILD_CLASSIFIER = '''
+from mmpretrain.registry import MODELS
+MODELS.build(dict(
+    type='ImageClassifier', backbone=dict(type='mmxvit.XFormer'),
+    head=dict(type='mmxvit.Probe')))
+'''
+
+
+@pytest.mark.parametrize('package, scope, build', [
+    ('mmpretrain', None, "MODELS.build(dict(type='mmxvit.LVTClsHead'))"),
+    ('mmpretrain', 'mmpretrain', "MODELS.get('mmxvit.LayerNormClsHead')"),
+    # what a stock config of a package that is there builds
+    ('mmdet', 'mmpretrain', BUILD_CLASSIFIER),
+])
+def test_missing_task_package_is_told(package, scope, build, tmp_path):
+    (tmp_path / 'lazy_probe.py').write_text('from mmdet.models import X\n')
+    code = MISSING.format(package=package, scope=scope, build=build)
+    result = run(code, cwd=tmp_path)
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode != 0
+    assert last.startswith('RuntimeError: mmxvit.')
+    assert f'needs {package}, which is not installed; run: pip' in last
+    assert (f'"{package}>=' in last) and (f'"onedl-{package}' in last)
+
+
+def test_broken_task_package_is_told(tmp_path):
+    (tmp_path / 'lazy_probe.py').write_text('from json import nonsense\n')
+    code = MISSING.format(
+        package='mmdet', scope=None, build="MODELS.get('mmxvit.Probe')")
+    last = run(code, cwd=tmp_path).stderr.splitlines()[-1]
+    assert last.startswith('RuntimeError: mmxvit.Probe')
+    assert "cannot import name 'nonsense' from 'json'" in last
+
+
+def test_unknown_name_is_not_in_the_registry():
+    assert registry.MODELS.get('NoSuchHead') is None
+    with pytest.raises(KeyError, match='NoSuchHead is not in the mmxvit'):
+        registry.MODELS.build(dict(type='NoSuchHead'))
 
 
 def test_old_dependency_is_reported_from_a_stock_config():

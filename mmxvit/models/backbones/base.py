@@ -45,6 +45,25 @@ class _StatisticsKept:
             norm.num_batches_tracked.sub_(1)
 
 
+class _BoundGradient(torch.autograd.Function):
+    """Identity whose gradient is kept within +-1e15.
+
+    Where all pixels of a batch are alike (black images), a norm has variance
+    zero and multiplies gradients by 1 / sqrt(eps) = 316. After twenty layers
+    they would be infinite, and a running model ruined by one batch.
+    """
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        if grad.dtype == torch.float16:  # infinite: the loss scaler's sign
+            return grad
+        return grad.clamp(-1e15, 1e15)
+
+
 class PyramidBackbone(BaseModule):
     """Base of the backbones: one interface for every family.
 
@@ -246,13 +265,17 @@ class PyramidBackbone(BaseModule):
              if missing else ''),
             logger='current')
 
-    def run_block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
-        """``block(*inputs)``, recomputed in backward if ``with_cp``."""
+    def run_block(self, block: nn.Module, x: Tensor,
+                  *inputs: Tensor) -> Tensor:
+        """``block(x, *inputs)``, recomputed in backward if ``with_cp``."""
+        if self.training and x.requires_grad:
+            x = _BoundGradient.apply(x)
         if not (self.with_cp and self.training):
-            return block(*inputs)
+            return block(x, *inputs)
         # The second forward must not update BatchNorm statistics again.
         return checkpoint(
             block,
+            x,
             *inputs,
             use_reentrant=False,
             context_fn=lambda: (contextlib.nullcontext(),

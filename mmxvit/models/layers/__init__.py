@@ -1,9 +1,10 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 from .conv import ConvNormAct, InvertedResidual, SqueezeExcite
 from .drop import DropPath
+from .ghost import GhostBlock, GhostConv
 from .norm_act import build_act, build_norm
 
 __all__ = [
-    'ConvNormAct', 'DropPath', 'InvertedResidual', 'SqueezeExcite',
-    'build_act', 'build_norm'
+    'ConvNormAct', 'DropPath', 'GhostBlock', 'GhostConv', 'InvertedResidual',
+    'SqueezeExcite', 'build_act', 'build_norm'
 ]

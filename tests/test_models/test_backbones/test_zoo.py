@@ -10,8 +10,31 @@ import torch
 import torch.nn as nn
 from mmengine.registry import MODELS
 
-ZOO = [('XFormer', 'xformer')]
-zoo = pytest.mark.parametrize('family, arch', ZOO)
+from mmxvit.hub import list_archs
+
+ZOO = [
+    ('XFormer', 'xformer'),
+    ('FcaFormer', 'l0'),
+    ('FcaFormer', 'l1'),
+    ('FcaFormer', 'l2'),
+    ('FcaFormer', 'l3'),
+    ('FcaFormer', 'l4'),
+    ('CabViT', 'p-l0'),
+    ('CabViT', 'h-l1'),
+    ('CabViT', 'h-l2'),
+    ('LOLViT', 's'),
+    ('LOLViT', 'x'),
+    ('LVT', 'lvt'),
+    ('LVT', 'lvt-scaled'),
+]
+every_arch = pytest.mark.parametrize('family, arch', ZOO)
+# larger, or other names for the same modules
+SLOW = [('FcaFormer', 'l3'), ('FcaFormer', 'l4'), ('CabViT', 'p-l0'),
+        ('CabViT', 'h-l2'), ('LVT', 'lvt-scaled')]
+zoo = pytest.mark.parametrize('family, arch', [
+    pytest.param(*entry, marks=pytest.mark.slow) if entry in SLOW else entry
+    for entry in ZOO
+])
 
 
 def build(family, arch, **kwargs):
@@ -29,7 +52,13 @@ def subsets(items):
     ]
 
 
-@zoo
+def test_zoo_is_complete():
+    assert sorted(ZOO) == sorted((name, arch)
+                                 for name, archs in list_archs().items()
+                                 for arch in archs)
+
+
+@every_arch
 @pytest.mark.parametrize('size', [(32, 32), (224, 224), (97, 130), (256, 320),
                                   (301, 230)])
 def test_shapes_at_any_size(family, arch, size):
@@ -112,13 +141,15 @@ def test_checkpointing_equals_plain(family, arch):
 def test_checkpointing_allows_two_backward_passes(family, arch):
     model = build(family, arch, with_cp=True)
     model.train()
-    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     outs = model(torch.randn(2, 3, 64, 64))
-    after_forward = norm.running_mean.clone()
+    after_forward = [norm.running_mean.clone() for norm in norms]
     outs[0].sum().backward(retain_graph=True)
     outs[-1].sum().backward()
-    assert torch.equal(norm.running_mean, after_forward)
-    assert norm.num_batches_tracked == 1
+    assert all(p.grad.isfinite().all() for p in model.stages.parameters())
+    for norm, mean in zip(norms, after_forward, strict=True):
+        assert torch.equal(norm.running_mean, mean)
+        assert norm.num_batches_tracked == 1
 
 
 @zoo
@@ -205,7 +236,7 @@ def test_drop_path_rises_linearly(family, arch):
     ]
     expected = torch.linspace(0, 0.2, len(rates))
     torch.testing.assert_close(torch.tensor(rates), expected)
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(16, 3, 32, 32)  # some sample drops a branch, if few do
     model.train()
     assert not torch.equal(model(x)[-1], model(x)[-1])
 
@@ -222,9 +253,11 @@ def test_layer_depth(family, arch):
         depths.append(depth)
     assert min(depths) == 0
     head_depth, layers = model.get_layer_depth('head.fc.weight', 'backbone.')
-    assert head_depth == layers - 1 == max(depths) + 1
-    last = model.get_layer_depth(names[-1])[0]
-    assert last == max(depths)
+    # behind the last stage, where heads are, may be layers of the backbone
+    in_stages = [d for n, d in zip(names, depths, strict=True)
+                 if n.startswith('stages.')]
+    assert head_depth == layers - 1 == max(in_stages) + 1 >= max(depths)
+    assert in_stages[-1] == max(in_stages)
 
 
 @zoo
@@ -342,16 +375,38 @@ def test_autocast_on_a_gpu(family, arch, dtype):
 
 @zoo
 @pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('value', ['x1000', 'zero', 'constant'])
-def test_extreme_images_stay_finite(family, arch, value, training):
+def test_float16_autocast(family, arch, training):
     model = build(family, arch)
     model.train(training)
+    x = torch.randn(2, 3, 64, 96)
+    with torch.autocast('cpu', torch.float16):
+        try:
+            outs = model(x)
+        except RuntimeError as error:
+            if "not implemented for 'Half'" in str(error):
+                pytest.skip(str(error))
+            raise
+        loss = sum(out.float().square().mean() for out in outs)
+    loss.backward()
+    assert all(out.isfinite().all() for out in outs)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@zoo
+@pytest.mark.parametrize('half', [False, True])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('value', ['x1000', 'zero', 'constant'])
+def test_extreme_images_stay_finite(family, arch, value, training, half):
+    model = build(family, arch)
+    model.train(training)
+    size = (2, 3, 65, 98)
     x = dict(
-        x1000=1000 * torch.randn(2, 3, 64, 64),
-        zero=torch.zeros(2, 3, 64, 64),
-        constant=torch.full((2, 3, 64, 64), 3.))[value]
-    outs = model(x)
-    sum(out.mean() for out in outs).backward()
+        x1000=1000 * torch.randn(size),
+        zero=torch.zeros(size),
+        constant=torch.full(size, 3.))[value]
+    with torch.autocast('cpu', torch.bfloat16, enabled=half):
+        outs = model(x)
+    sum((out * torch.randn_like(out)).sum() for out in outs).backward()
     assert all(out.isfinite().all() for out in outs)
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
@@ -452,7 +507,9 @@ def test_bad_arguments(family, arch):
         build(family, arch, frozen_stages=9)
     with pytest.raises(ValueError, match='drop_path_rate'):
         build(family, arch, drop_path_rate=1.)
-    with pytest.raises(ValueError, match='norm_cfg'):
-        build(family, arch, norm_cfg=dict(type='NoNorm'))
+    usual = build(family, arch)
+    if any(isinstance(m, nn.BatchNorm2d) for m in usual.modules()):
+        with pytest.raises(ValueError, match='norm_cfg'):
+            build(family, arch, norm_cfg=dict(type='NoNorm'))
     with pytest.raises(ValueError, match='not both'):
         build(family, arch, pretrained='a.pth', init_cfg=dict(type='x'))

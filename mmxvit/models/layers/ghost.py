@@ -1,0 +1,83 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Blocks of GhostNet (Han et al., CVPR 2020) as LOLViT uses them."""
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from .conv import ConvNormAct, SqueezeExcite
+
+
+class GhostConv(nn.Module):
+    """Half of the maps by a 1x1 convolution, half by a cheap one from those.
+
+    The cheap operation is a depthwise 5x5 convolution.
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels, even.
+        norm_cfg: See :func:`build_norm`.
+        act_cfg: See :func:`build_act`; None for no activation.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None) -> None:
+        super().__init__()
+        if out_channels % 2:
+            raise ValueError(f'out_channels={out_channels} must be even: half '
+                             'of them come from the cheap operation')
+        half = out_channels // 2
+        conv = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.primary = ConvNormAct(in_channels, half, **conv)
+        self.cheap = ConvNormAct(half, half, 5, groups=half, **conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W)"""
+        x = self.primary(x)
+        return torch.cat((x, self.cheap(x)), 1)
+
+
+class GhostBlock(nn.Module):
+    """Ghost bottleneck: GhostConv to twice the input's width, and back.
+
+    Between the two a depthwise 3x3 convolution where stride is 2, then SE.
+    The shortcut is the identity where stride is 1 and the widths are equal,
+    else a depthwise 3x3 and a 1x1 convolution.
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+        stride: 1 or 2.
+        with_se: Whether there is SE, its width a quarter of the hidden one.
+        norm_cfg: See :func:`build_norm`.
+        act_cfg: Activation of the first GhostConv and inside SE.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int,
+                 with_se: bool, norm_cfg: dict, act_cfg: dict) -> None:
+        super().__init__()
+        hidden = 2 * in_channels
+        self.expand = GhostConv(in_channels, hidden, norm_cfg, act_cfg)
+        self.depthwise = nn.Identity() if stride == 1 else ConvNormAct(
+            hidden, hidden, 3, stride, groups=hidden, norm_cfg=norm_cfg)
+        self.se = SqueezeExcite(hidden, hidden // 4,
+                                act_cfg) if with_se else nn.Identity()
+        self.project = GhostConv(hidden, out_channels, norm_cfg)
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                ConvNormAct(
+                    in_channels,
+                    in_channels,
+                    3,
+                    stride,
+                    groups=in_channels,
+                    norm_cfg=norm_cfg),
+                ConvNormAct(in_channels, out_channels, norm_cfg=norm_cfg))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)"""
+        out = self.project(self.se(self.depthwise(self.expand(x))))
+        return self.shortcut(x) + out
