@@ -113,6 +113,9 @@ class PyramidBackbone(BaseModule):
     # Modules for dense tasks that no classifier has; a checkpoint may lack
     # them as a whole.
     dense_only: tuple[str, ...] = ()
+    # Names of vectors that weight decay is for, see
+    # mmxvit.LayerDecayOptimWrapperConstructor.
+    decayed_vectors: tuple[str, ...] = ()
 
     def __init__(self,
                  arch: str | dict,
@@ -369,12 +372,39 @@ class PyramidBackbone(BaseModule):
         """
         depths = [len(stage) for stage in self.stages]
         num_layers = sum(depths) + 2
-        if not param_name.startswith(prefix):
+        place = self._place(param_name, prefix)
+        if place is None:
             return num_layers - 1, num_layers
+        stage, block = place
+        return 1 + sum(depths[:stage]) + block if stage >= 0 else 0, num_layers
+
+    def get_stage_depth(self,
+                        param_name: str,
+                        prefix: str = '') -> tuple[int, int]:
+        """Layer of a parameter, for stage-wise learning rate decay.
+
+        0 is the stem, then one layer for each stage; what follows the stages
+        is the last layer.
+
+        Args:
+            param_name: Name of the parameter, with ``prefix``.
+            prefix: As in :meth:`get_layer_depth`.
+
+        Returns:
+            (layer, number of layers).
+        """
+        num_layers = len(self.stages) + 2
+        place = self._place(param_name, prefix)
+        return num_layers - 1 if place is None else place[0] + 1, num_layers
+
+    def _place(self, param_name: str, prefix: str) -> tuple[int, int] | None:
+        """Stage and block of a parameter; the stem is (-1, 0).
+
+        None: behind the stages, or outside the backbone.
+        """
+        if not param_name.startswith(prefix):
+            return None
         parts = param_name[len(prefix):].split('.')
         if parts[0] == 'stem':
-            return 0, num_layers
-        if parts[0] == 'stages':
-            stage, block = int(parts[1]), int(parts[2])
-            return 1 + sum(depths[:stage]) + block, num_layers
-        return num_layers - 1, num_layers
+            return -1, 0
+        return (int(parts[1]), int(parts[2])) if parts[0] == 'stages' else None

@@ -286,6 +286,7 @@ class FcaFormer(PyramidBackbone):
     """
 
     dense_only = ('outputs', )
+    decayed_vectors = ('scale', )  # the authors' have three dimensions
     # D and L of section 3.2. Heads of 32 channels (plain: 64) on windows of
     # the maps of a 224 x 224 image; None: a stage of ConvNeXt blocks.
     arch_settings = {
@@ -496,19 +497,46 @@ class FcaFormer(PyramidBackbone):
         Returns:
             (layer, number of layers).
         """
-        name = param_name.removeprefix(prefix)
-        if self.is_plain or not param_name.startswith(prefix):
-            depth, layers = super().get_layer_depth(param_name, prefix)
-            return (depth, layers) if self.is_plain else (7, 8)
-        parts = name.split('.')
-        if parts[0] == 'stem' or parts[-1] in ('scale', 'depth_bias'):
-            return 0, 8
-        if parts[0] != 'stages':
+        if self.is_plain:
+            return super().get_layer_depth(param_name, prefix)
+        place = self._place(param_name, prefix)
+        if place is None:
             return 7, 8
-        stage, block = int(parts[1]), int(parts[2]) - (parts[1] != '0')
-        if block < 0:
+        stage, block = place
+        if stage < 0 or self._of_cross_tokens(param_name):
+            return 0, 8
+        if stage and not block:
             return (0, 2, 3)[stage - 1], 8
-        return (1, 2, min(3 + block // 3, 6), 6)[stage], 8
+        return (1, 2, min(3 + (block - 1) // 3, 6), 6)[stage], 8
+
+    def get_stage_depth(self,
+                        param_name: str,
+                        prefix: str = '') -> tuple[int, int]:
+        """Layers of the authors' stage-wise decay (hybrid models).
+
+        0 the stem, all downsamplings, depth biases and cross token factors; 1
+        to 4 the stages; 7 all that follows: 5 and 6 are empty.
+
+        Args:
+            param_name: Name of the parameter, with ``prefix``.
+            prefix: What precedes the backbone's own name.
+
+        Returns:
+            (layer, number of layers).
+        """
+        if self.is_plain:
+            return super().get_stage_depth(param_name, prefix)
+        place = self._place(param_name, prefix)
+        if place is None:
+            return 7, 8
+        stage, block = place
+        if self._of_cross_tokens(param_name) or (stage and not block):
+            return 0, 8
+        return stage + 1, 8
+
+    @staticmethod
+    def _of_cross_tokens(param_name: str) -> bool:
+        return param_name.endswith(('.scale', '.depth_bias'))
 
 
 @MODELS.register_module()
