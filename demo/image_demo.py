@@ -2,13 +2,17 @@
 """Draw the predictions of a detector, segmentor or classifier on an image."""
 import argparse
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 
 from mmengine.device import is_cuda_available
 
 from mmxvit.engine.checks import check_channels
-from mmxvit.engine.command import add_config_arguments, command, load_config
+from mmxvit.engine.command import (
+    add_config_arguments,
+    command,
+    load_config,
+    new_file,
+)
 from mmxvit.engine.predict import build_model, draw, predict, read_image
 from mmxvit.utils.allocator import tune_allocator
 
@@ -40,22 +44,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def new_file(out: str, name: str) -> Path:
-    """A file that does not exist yet: ``out``, or ``name`` in that folder."""
-    wanted = Path(out)
-    if wanted.suffix.lower() not in SUFFIXES:
-        wanted = wanted / name
-    path = wanted
-    for i in count(1):
-        if not path.exists():
-            break
-        path = wanted.with_name(f'{wanted.stem}-{i}{wanted.suffix}')
-    if path != wanted:
-        print(f'{wanted} exists already and is kept')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     tune_allocator()
@@ -67,8 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.checkpoint is None:
         print('no checkpoint given: the weights are random')
     sample = predict(model, cfg, args.image)
-    path = new_file(
-        args.out, f'{Path(args.image).stem}_{Path(args.config).stem}.png')
+    out = Path(args.out)
+    if out.suffix.lower() not in SUFFIXES:
+        out /= f'{Path(args.image).stem}_{Path(args.config).stem}.png'
+    path = new_file(out)
     draw(cfg, image, sample, str(path), args.score_thr)
     print(f'wrote {path}')
 

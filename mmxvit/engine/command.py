@@ -1,5 +1,5 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-"""What the commands train, test and image_demo share."""
+"""What the commands share."""
 import argparse
 import difflib
 import functools
@@ -9,6 +9,7 @@ import os.path as osp
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,22 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help='what has started the processes')
     # torch.distributed.launch passes the one or the other spelling
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def new_file(wanted: Path) -> Path:
+    """``wanted``, or ``<name>-1``, ... if there is such a file already.
+
+    Says so in that case. The folder is made.
+    """
+    path = wanted
+    for i in count(1):
+        if not path.exists():
+            break
+        path = wanted.with_name(f'{wanted.stem}-{i}{wanted.suffix}')
+    if path != wanted:
+        print(f'{wanted} exists already and is kept')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _similar_configs(path: Path) -> list[str]:
