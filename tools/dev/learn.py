@@ -44,11 +44,8 @@ test_evaluator = val_evaluator
 data_preprocessor = dict(num_classes=10)
 model = dict(
     backbone=dict(drop_path_rate=0.),
-    head=dict(
-        num_classes=10,
-        topk=(1, ),
-        loss=dict(_delete_=True, type='CrossEntropyLoss')),
-    train_cfg=dict(_delete_=True))
+    head=dict(num_classes=10),
+    train_cfg=None)
 
 train_cfg = dict(
     _delete_=True, type='IterBasedTrainLoop', max_iters={iters}, val_interval=
