@@ -9,7 +9,13 @@ from importlib import import_module
 from typing import Any
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+)
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import Registry
 
 from . import dependencies
@@ -69,9 +75,36 @@ MODELS = LazyRegistry(
         'LVTClassifier': 'mmxvit.models.heads.lvt_head',
         'LVTClsHead': 'mmxvit.models.heads.lvt_head',
         'SSDHead': 'mmxvit.models.heads.ssd_head',
+        'YOLODFLHead': 'mmxvit.models.heads.yolo_head',
     })
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmxvit',
     locations=['mmxvit.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmxvit',
+    locations=['mmxvit.engine'])
+METRICS = LazyRegistry(
+    'metric',
+    parent=MMENGINE_METRICS,
+    scope='mmxvit',
+    locations=['mmxvit.evaluation'],
+    lazy={'CocoPanopticMetric': 'mmxvit.evaluation.coco_panoptic_metric'})
+TRANSFORMS = LazyRegistry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
+    scope='mmxvit',
+    locations=['mmxvit.datasets'],
+    lazy={'LoadPanopticAnnotations': 'mmxvit.datasets.transforms'})
+VISUALIZERS = LazyRegistry(
+    'visualizer',
+    parent=MMENGINE_VISUALIZERS,
+    scope='mmxvit',
+    locations=['mmxvit.engine'],
+    lazy={'DetLocalVisualizer': 'mmxvit.engine.visualizers'})
 
-__all__ = ['HOOKS', 'MODELS']
+__all__ = [
+    'HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS',
+    'VISUALIZERS'
+]

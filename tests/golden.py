@@ -36,11 +36,11 @@ class Golden:
                 if key not in ('entries', 'image')
             }
 
-    def state_dict(self, offset: int = 0) -> dict[str, Tensor]:
-        """Weights under the authors' names; ``offset`` is added to seeds."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights under the authors' names."""
         numbered = sorted(name for name, _, dtype in self.entries
                           if dtype.startswith('float'))
-        seeds = {name: offset + i for i, name in enumerate(numbered)}
+        seeds = {name: i for i, name in enumerate(numbered)}
         return {
             name: make_entry(name, shape, seeds[name]) if name in seeds else
             torch.zeros(shape, dtype=torch.int64)

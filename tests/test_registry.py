@@ -72,12 +72,23 @@ def test_locations_are_real():
             importlib.import_module(location)
 
 
+def lazy_names():
+    return [(parent, name) for parent in vars(registry).values()
+            if isinstance(parent, registry.LazyRegistry)
+            for name in parent.lazy]
+
+
 def test_every_lazy_name_resolves():
-    assert set(registry.MODELS.lazy) >= {'LayerNormClsHead', 'LVTClsHead'}
-    for name, module in registry.MODELS.lazy.items():
-        kind = registry.MODELS.get(name)
-        assert (kind.__name__, kind.__module__) == (name, module)
-        assert registry.MODELS.get(f'mmxvit.{name}') is kind
+    names = lazy_names()
+    assert {name for _, name in names} >= {
+        'LayerNormClsHead', 'LVTClsHead', 'CocoPanopticMetric',
+        'LoadPanopticAnnotations', 'DetLocalVisualizer'
+    }
+    for parent, name in names:
+        kind = parent.get(name)
+        assert kind.__name__ == name
+        assert kind.__module__ == parent.lazy[name]
+        assert parent.get(f'mmxvit.{name}') is kind
 
 
 LOOK_UP = '''

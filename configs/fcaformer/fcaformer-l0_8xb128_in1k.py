@@ -1,6 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 # FcaFormer paper, Table 2: 74.3 top-1 (the paper's figure). The recipe is that
-# of DeiT, as the paper says, without distillation.
+# of DeiT, as the paper says, without distillation; repeated augmentation is
+# left out, and the moving average is that of the other archs (inferred).
 _base_ = './fcaformer-l1_8xb128_in1k.py'
 
 model = dict(

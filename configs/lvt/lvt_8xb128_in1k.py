@@ -19,14 +19,11 @@ model = dict(
         if pretrained else None),
     head=dict(type='mmxvit.LVTClsHead', num_classes=1000, in_channels=256))
 
-# colour jitter between RandAugment and random erasing
-train_pipeline = _base_.train_pipeline
-train_pipeline.insert(
-    4, dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4))
+# The recipe also names colour jitter of 0.4, which the trainer it is for does
+# not apply beside RandAugment.
 # crop ratio 0.96
 test_pipeline = _base_.test_pipeline
 test_pipeline[1]['scale'] = 233
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 

@@ -7,6 +7,7 @@
 * ``detect(state) -> (arch, kind)``, read off keys and shapes; ValueError if
   the entries are not of this family;
 * ``rename(key, kind)``: our name of an entry, None if it is unknown;
+* ``authors_name(name)``: the reverse;
 * ``convert_tensor(key, value)``: the entry in our shape;
 * ``backbone_cfg(arch, converted)``: the backbone that has the entries in
   ``converted``, by our names;

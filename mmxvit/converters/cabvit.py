@@ -5,10 +5,11 @@ from torch import Tensor
 from mmxvit.models.backbones import CabViT
 
 from . import fcaformer
-from .fcaformer import convert_tensor, head_cfg, rename
+from .fcaformer import authors_name, convert_tensor, head_cfg, rename
 
 __all__ = [
-    'FAMILY', 'backbone_cfg', 'convert_tensor', 'detect', 'head_cfg', 'rename'
+    'FAMILY', 'authors_name', 'backbone_cfg', 'convert_tensor', 'detect',
+    'head_cfg', 'rename'
 ]
 
 FAMILY = 'CabViT'

@@ -118,7 +118,7 @@ def read_weights(path: Path, ema: bool = False) -> dict[str, Any]:
         CheckpointError: It does not load.
         UserError: It holds no weights, or not those asked for.
     """
-    level = load_checkpoint_file(path)
+    level = load_checkpoint_file(path, mmengine=False)
     while inner := _inner(level, (*_EMA, *_WEIGHTS) if ema else _WEIGHTS):
         ema = ema and inner not in _EMA
         level = level[inner]
@@ -195,16 +195,32 @@ def convert(family: ModuleType, state: dict[str, Any]
         if name in converted and converted[name].shape != value.shape:
             wrong.append(f'{sources[name]}: {tuple(converted[name].shape)} '
                          f'here, expected {tuple(value.shape)}')
+        elif name in converted and (converted[name].is_floating_point()
+                                    != value.is_floating_point()):
+            wrong.append(f'{sources[name]}: {converted[name].dtype} here, '
+                         f'expected {value.dtype}')
     missing = [name for name in expected if name not in sources]
     counters = [n for n in missing if n.endswith('num_batches_tracked')]
-    missing = [f'{name} (our name)' for name in missing
-               if name not in counters]
+    missing = [
+        f'{prefix}{family.authors_name(name)} (ours: {name})'
+        for name in missing if name not in counters
+    ]
     if unknown or missing or wrong:
         raise UserError('\n'.join([
             f'is not exactly {family.FAMILY}, arch {arch}, {kind}; nothing '
             'was written', *_listed('unknown', unknown),
-            *_listed('missing', missing), *_listed('of another shape', wrong),
+            *_listed('missing', missing),
+            *_listed('of another shape or type', wrong),
             'convert the complete file of its authors, with nothing added'
+        ]))
+    damaged = [
+        sources[name] for name, value in converted.items()
+        if value.is_floating_point() and not value.isfinite().all()
+    ]
+    if damaged:
+        raise UserError('\n'.join([
+            'holds infinite or undefined numbers; nothing was written',
+            *_listed('not finite', damaged), 'take an earlier checkpoint'
         ]))
     if left_out:
         notes.append('left out: ' + ', '.join(

@@ -109,6 +109,30 @@ def rename(key: str, kind: str) -> str | None:
     return None
 
 
+def authors_name(name: str) -> str:
+    """The authors' name of an entry, the reverse of :func:`rename`."""
+    module, _, leaf = name.rpartition('.')
+    _, part, *path = module.split('.')
+    if name.startswith('head.'):
+        return f'{"norm_head" if part == "norm" else "head"}.{leaf}'
+    if part == 'outputs':
+        index, kind = path
+        return f'{"norm" if kind == "norm" else "head"}{index}.{leaf}'
+    conv_norm = {ours: theirs for theirs, ours in _CONV_NORM.items()}
+    if part == 'stem':
+        index, kind = path
+        return f'patch_embed.seq.{2 * int(index)}.{conv_norm[kind]}.{leaf}'
+    stage, block = int(path[0]), int(path[1])
+    if stage and not block:
+        return (f'layer_{stage - 1}.downsample.conv{int(path[2]) + 1}.'
+                f'{conv_norm[path[3]]}.{leaf}')
+    names = {ours: theirs for theirs, ours in _BLOCK.items()}
+    inner = '.'.join(path[2:])
+    own = f'{inner}.{leaf}' if inner else leaf
+    last = names[own] if own in names else f'{names[inner]}.{leaf}'
+    return f'layer_{stage}.blocks.{block - (stage > 0)}.{last}'
+
+
 def convert_tensor(key: str, value: Tensor) -> Tensor:
     """Depth biases (1, heads, 1, m) to (heads, m); factors (1, m, 1) to (m,).
     """

@@ -114,6 +114,32 @@ def rename(key: str, kind: str) -> str | None:
     return f'{prefix}{names[name]}.{leaf}' if name in names else None
 
 
+def authors_name(name: str) -> str:
+    """The authors' name of an entry, the reverse of :func:`rename`."""
+    module, _, leaf = name.rpartition('.')
+    top, *path = module.split('.')
+    if top == 'head':
+        if not path:  # head.cls_token
+            return leaf
+        if path[0] == 'blocks':
+            names, prefix = _CLASS_BLOCK, f'post_network.{path[1]}.'
+            path = path[2:]
+        else:
+            names, prefix = _HEADS['classifier'], ''
+    elif path[0] == 'stem':
+        names, prefix, path = _PATCH_EMBED, 'backbone.0.0.', path[1:]
+    else:
+        stage, block = int(path[1]), int(path[2])
+        path = path[3:]
+        if stage and not block:
+            names, prefix = _PATCH_EMBED, f'backbone.{stage}.0.'
+        else:
+            names = _RASA_BLOCK if stage else _CSA_BLOCK
+            prefix = f'backbone.{stage}.1.{block - (stage > 0)}.'
+    theirs = {ours: theirs for theirs, ours in names.items()}
+    return f'{prefix}{theirs[".".join(path)]}.{leaf}'
+
+
 def convert_tensor(key: str, value: Tensor) -> Tensor:
     """Reshape an entry, by its old name.
 

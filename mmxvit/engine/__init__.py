@@ -1,9 +1,11 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """What stands behind ``tools/`` and ``demo/``: runs, checks, hooks.
 
-MMEngine imports this package when it looks up a hook, so it takes no task
-package along; the modules behind the commands are imported by them.
+MMEngine imports this package when it looks up a hook or an optimizer wrapper
+constructor, so it takes no task package along; the modules behind the
+commands are imported by them.
 """
 from .hooks import AtomicCheckpointHook
+from .layer_decay import LayerDecayOptimWrapperConstructor
 
-__all__ = ['AtomicCheckpointHook']
+__all__ = ['AtomicCheckpointHook', 'LayerDecayOptimWrapperConstructor']

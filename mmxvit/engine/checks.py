@@ -231,7 +231,7 @@ def _refuse(key: str, value: object, maps: _Maps, remedy: str) -> None:
 _ONE_INPUT_PER_MAP = {
     'ChannelMapper', 'CSPNeXtPAFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'HRFPN',
     'JPU', 'MLANeck', 'MultiLevelNeck', 'NASFCOS_FPN', 'NASFPN', 'PAFPN',
-    'SSDNeck', 'SSH', 'YOLOV3Neck', 'YOLOXPAFPN'
+    'SSDNeck', 'SSH', 'YOLOPAN', 'YOLOV3Neck', 'YOLOXPAFPN'
 }
 
 

@@ -19,9 +19,10 @@ from .command import (
     type_name,
     use_safe_loading,
 )
+from .run_options import use_own_visualizer
 
 _VISUALIZERS = dict(
-    mmdet='DetLocalVisualizer',
+    mmdet='mmxvit.DetLocalVisualizer',
     mmseg='SegLocalVisualizer',
     mmpretrain='UniversalVisualizer')
 
@@ -100,6 +101,7 @@ def draw(cfg: Config, image: np.ndarray, sample: BaseDataElement,
         score_thr: Objects below this score are left out.
     """
     scope = cfg.default_scope
+    use_own_visualizer(cfg)
     visualizer = VISUALIZERS.build({
         'type': _VISUALIZERS[scope],
         **(cfg.get('visualizer') or {}), 'name': 'image_demo',

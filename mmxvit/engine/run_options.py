@@ -104,12 +104,17 @@ def use_tta(cfg: Config) -> None:
     image and its mirror image, as the task packages' own tools do.
 
     Raises:
-        UserError: A segmentation config lacks them.
+        UserError: A config for segmentation or panoptic segmentation lacks
+            them.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     lacking = [k for k in ('tta_model', 'tta_pipeline') if k not in cfg]
+    if lacking and 'panoptic_fusion_head' in cfg.model:
+        raise UserError('--tta: mmdet can merge boxes only, and the config '
+                        'has no tta_model of its own; test this panoptic '
+                        'model without --tta')
     if lacking:
         default = _by_task(cfg, f'--tta without {" and ".join(lacking)} in '
                            'the config',
@@ -169,6 +174,14 @@ def use_out(cfg: Config, out: str) -> None:
         cfg.test_evaluator = [dict(e, output_dir=out) for e in evaluators]
 
 
+def use_own_visualizer(cfg: Config) -> None:
+    """mmdet's fails where a panoptic prediction has no segment."""
+    visualizer = cfg.get('visualizer') or {}
+    if type_name(visualizer) in ('DetLocalVisualizer',
+                                 'mmdet.DetLocalVisualizer'):
+        visualizer.type = 'mmxvit.DetLocalVisualizer'
+
+
 def use_show_dir(cfg: Config, show_dir: str) -> None:
     """Draw the predictions on the test images, into ``show_dir``.
 
@@ -180,7 +193,7 @@ def use_show_dir(cfg: Config, show_dir: str) -> None:
     visualizer, hook = _by_task(
         cfg, '--show-dir',
         dict(
-            mmdet=('DetLocalVisualizer',
+            mmdet=('mmxvit.DetLocalVisualizer',
                    dict(
                        type='DetVisualizationHook',
                        draw=True,
@@ -201,6 +214,7 @@ def use_show_dir(cfg: Config, show_dir: str) -> None:
         k: v for k, v in hook.items() if k != 'type'}}
     if not cfg.get('visualizer'):
         cfg.visualizer = dict(type=visualizer)
+    use_own_visualizer(cfg)
     if cfg.default_scope == 'mmseg':  # its hook only adds to the visualizer
         cfg.visualizer.save_dir = folder
         cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]

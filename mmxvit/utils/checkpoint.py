@@ -61,9 +61,13 @@ def _empty_array(subtype: None, shape: tuple, dtype: Any) -> Any:
     return np.empty(0, np.int8)
 
 
-@functools.lru_cache(maxsize=1)
-def _training_state_objects() -> dict[str, Any]:
-    """What MMEngine's own checkpoints hold besides tensors, by full name."""
+@functools.lru_cache(maxsize=2)
+def _training_state_objects(mmengine: bool) -> dict[str, Any]:
+    """What checkpoints hold besides tensors, by full name.
+
+    Args:
+        mmengine: Those of MMEngine's runner; else of any training script.
+    """
     import numpy as np
     from mmengine.config import ConfigDict
     from mmengine.logging import HistoryBuffer
@@ -73,12 +77,9 @@ def _training_state_objects() -> dict[str, Any]:
         'argparse.Namespace': argparse.Namespace,
         'builtins.bytearray': bytearray,
         'builtins.complex': complex,
-        'builtins.frozenset': frozenset,
         'builtins.getattr': _log_method,
         'builtins.set': set,
-        'builtins.slice': slice,
         'collections.OrderedDict': OrderedDict,
-        'mmengine.config.config.ConfigDict': ConfigDict,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'numpy.dtype': _number_dtype,
         # The class itself would take a file's bytes for objects when called.
@@ -87,6 +88,12 @@ def _training_state_objects() -> dict[str, Any]:
         'numpy.ndarray': None,
         'ndarray': np.ndarray,
     }
+    if mmengine:
+        known.update({
+            'builtins.frozenset': frozenset,
+            'builtins.slice': slice,
+            'mmengine.config.config.ConfigDict': ConfigDict,
+        })
     # numpy 2 renamed numpy.core; files of either must load under either.
     for module in ('numpy.core', 'numpy._core'):
         known[f'{module}.multiarray._reconstruct'] = _empty_array
@@ -101,8 +108,9 @@ def _training_state_objects() -> dict[str, Any]:
 class _RestrictedUnpickler(pickle._Unpickler):
     """Knows tensors and :func:`_training_state_objects`, nothing else.
 
-    As in torch's own, only what a file may name is called, and only its
-    instances are given a state.
+    ``mmengine`` is that function's argument; a subclass sets it. As in torch's
+    own, only what a file may name is called, and only its instances are given
+    a state.
     """
     dispatch = {
         code: load
@@ -113,7 +121,7 @@ class _RestrictedUnpickler(pickle._Unpickler):
     @functools.cached_property
     def _known(self) -> dict[str, Any]:
         tensors = torch._weights_only_unpickler._get_allowed_globals()
-        return {**tensors, **_training_state_objects()}
+        return {**tensors, **_training_state_objects(self.mmengine)}
 
     def find_class(self, module: str, name: str) -> Any:
         # Files of protocol 2 name modules as Python 2 did (__builtin__).
@@ -144,12 +152,13 @@ class _RestrictedUnpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def _load_restricted(path: str, map_location: Any) -> Any:
+def _load_restricted(path: str, map_location: Any, mmengine: bool) -> Any:
     """``weights_only`` for a torch that cannot be told of safe globals."""
+    unpickler = type('Unpickler', (_RestrictedUnpickler, ),
+                     dict(mmengine=mmengine))
     module = types.ModuleType('restricted_pickle')
-    module.Unpickler = _RestrictedUnpickler
-    module.load = lambda file, **kwargs: _RestrictedUnpickler(
-        file, **kwargs).load()
+    module.Unpickler = unpickler
+    module.load = lambda file, **kwargs: unpickler(file, **kwargs).load()
     return torch.load(
         path, map_location=map_location, pickle_module=module,
         weights_only=False)
@@ -166,12 +175,13 @@ def _check_sums(path: str) -> None:
                     pass
 
 
-def _load_weights_only(path: str, map_location: Any) -> Any:
+def _load_weights_only(path: str, map_location: Any, mmengine: bool) -> Any:
     version = tuple(int(v) for v in re.findall(r'\d+', torch.__version__)[:2])
     # Safe globals under a name of choice: since torch 2.7.
     if version < (2, 7):
-        return _load_restricted(path, map_location)
-    known = [(obj, name) for name, obj in _training_state_objects().items()]
+        return _load_restricted(path, map_location, mmengine)
+    known = [(obj, name)
+             for name, obj in _training_state_objects(mmengine).items()]
     with torch.serialization.safe_globals(known):
         return torch.load(path, map_location=map_location, weights_only=True)
 
@@ -239,7 +249,8 @@ def _explain(path: str, error: Exception) -> str:
 
 
 def load_checkpoint_file(path: str | Path,
-                         map_location: Any = 'cpu') -> dict[str, Any]:
+                         map_location: Any = 'cpu',
+                         mmengine: bool = True) -> dict[str, Any]:
     """Load a checkpoint without running any code it may contain.
 
     Loads with ``weights_only=True``; besides tensors only what MMEngine puts
@@ -253,6 +264,9 @@ def load_checkpoint_file(path: str | Path,
         path: Local file, or an http(s) URL, which is kept in torch.hub's
             cache.
         map_location: As in :func:`torch.load`.
+        mmengine: Let all pass that MMEngine's runner saves. False: only what
+            other training scripts may have saved: argparse.Namespace, log
+            history, numpy numbers and arrays.
 
     Returns:
         The checkpoint, a dict: either a state dict or MMEngine's
@@ -276,7 +290,7 @@ def load_checkpoint_file(path: str | Path,
             _check_sums(path)
         with warnings.catch_warnings():  # the error says it
             warnings.simplefilter('ignore')
-            checkpoint = _load_weights_only(path, map_location)
+            checkpoint = _load_weights_only(path, map_location, mmengine)
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # torch raises many kinds for a broken file

@@ -94,7 +94,7 @@ def test_other_code_is_refused_and_never_run(loader, tmp_path, zip_format):
 @pytest.mark.parametrize(
     'name', ['__init__', '__globals__', '_log_history', 'statistics'])
 def test_getattr_gives_the_statistics_of_the_log_buffer_only(name):
-    lookup = module._training_state_objects()['builtins.getattr']
+    lookup = module._training_state_objects(True)['builtins.getattr']
     assert lookup(HistoryBuffer, 'mean') is HistoryBuffer.mean
     with pytest.raises(pickle.UnpicklingError):
         lookup(HistoryBuffer, name)

@@ -124,8 +124,9 @@ class ForwardCrossAttention(nn.Module):
         """
         batch, num_tokens, dims = x.shape
         # (G, heads, n, D) each
-        q, k, v = self.qkv(x).view(batch, num_tokens, 3, self.num_heads,
-                                   -1).permute(2, 0, 3, 1, 4)
+        heads, width = self.num_heads, dims // self.num_heads
+        q, k, v = self.qkv(x).view(batch, num_tokens, 3, heads,
+                                   width).permute(2, 0, 3, 1, 4)
         num_class = num_tokens - size[0] * size[1]
         bias = F.pad(
             self.position_table(size), (num_class, 0, num_class, 0))
@@ -141,8 +142,7 @@ class ForwardCrossAttention(nn.Module):
             keys_values = F.linear(cross, self.qkv.weight[dims:],
                                    self.qkv.bias[dims:])
             k_cross, v_cross = keys_values.view(
-                batch, cross.shape[1], 2, self.num_heads,
-                -1).permute(2, 0, 3, 1, 4)
+                batch, cross.shape[1], 2, heads, width).permute(2, 0, 3, 1, 4)
             k = torch.cat((k, k_cross), 2)
             v = torch.cat((v, v_cross), 2)
             depth_bias = self.per_cross_token(

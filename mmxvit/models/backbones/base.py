@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
 
-# What stock configs write into `pretrained` or init_cfg for their own
-# backbones; such weights never fit one of ours.
-FOREIGN_SCHEMES = ('open-mmlab://', 'openmmlab://', 'torchvision://',
-                   'mmcls://', 'jhu://')
+# Schemes of files. What else stock configs write into `pretrained` or init_cfg
+# (open-mmlab://, torchvision://, timm://, ...) names weights of their own
+# backbones, which never fit one of ours.
+FILE_SCHEMES = ('http', 'https', 'file')
 
 
 class _StatisticsKept:
@@ -46,22 +46,33 @@ class _StatisticsKept:
 
 
 class _BoundGradient(torch.autograd.Function):
-    """Identity whose gradient is kept within +-1e15.
+    """Identity whose gradient is kept within +-1e6, far above any usual one.
 
-    Where all pixels of a batch are alike (black images), a norm has variance
-    zero and multiplies gradients by 1 / sqrt(eps) = 316. After twenty layers
-    they would be infinite, and a running model ruined by one batch.
+    Where a whole batch is zero (nothing but padding), maps are constant, and
+    each norm, its variance being zero, multiplies gradients by 1 / sqrt(eps)
+    = 316. Through a deep network they become infinite, then NaN. Bounded
+    between blocks they stay finite. Such a gradient is still useless, and
+    only clipping keeps the step that follows it small.
     """
 
     @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple, output: Tensor) -> None:
+        """Nothing to keep."""
 
     @staticmethod
     def backward(ctx: object, grad: Tensor) -> Tensor:
         if grad.dtype == torch.float16:  # infinite: the loss scaler's sign
             return grad
-        return grad.clamp(-1e15, 1e15)
+        return grad.clamp(-1e6, 1e6)
+
+
+def _stage_counts(arch: dict) -> set[int]:
+    """Lengths of the tuples of an arch."""
+    return {len(v) for v in arch.values() if isinstance(v, (tuple, list))}
 
 
 class PyramidBackbone(BaseModule):
@@ -169,6 +180,13 @@ class PyramidBackbone(BaseModule):
             raise ValueError(f'{type(self).__name__}: arch must be a name or '
                              f'a dict with the keys {", ".join(keys)}, got '
                              f'{got}')
+        lengths = _stage_counts(arch)
+        allowed = set().union(*map(_stage_counts, self.arch_settings.values()))
+        if len(lengths) != 1 or not lengths <= allowed:
+            raise ValueError(
+                f'{type(self).__name__}: the tuples of arch have '
+                f'{sorted(lengths)} entries; each must have one for every '
+                f'stage ({" or ".join(map(str, sorted(allowed)))})')
         return copy.deepcopy(dict(arch))
 
     def _resolve_out_indices(
@@ -189,20 +207,29 @@ class PyramidBackbone(BaseModule):
             self, pretrained: str | None,
             init_cfg: dict | list[dict] | None) -> dict | list[dict] | None:
         def is_own(key: str, path: object) -> bool:
-            if not str(path).startswith(FOREIGN_SCHEMES):
+            if not isinstance(path, str) or not path:
+                raise ValueError(f'{key}={path!r} must be the path or URL of '
+                                 'a checkpoint, or the key be left out')
+            scheme, found, _ = path.partition('://')
+            if not found or scheme in FILE_SCHEMES:
                 return True
             warnings.warn(
                 f'{key}={path!r} names the weights of another backbone; '
                 f'{type(self).__name__} ignores it and keeps its own '
                 'initialisation',
-                stacklevel=4)
+                stacklevel=5)
             return False
 
         configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
         configs = [
-            cfg for cfg in configs
-            if cfg and is_own('init_cfg.checkpoint', cfg.get('checkpoint'))
+            cfg for cfg in configs if cfg and
+            (cfg.get('type') != 'Pretrained'
+             or is_own('init_cfg.checkpoint', cfg.get('checkpoint')))
         ]
+        if len(configs) > 1 and any(
+                cfg.get('type') == 'Pretrained' for cfg in configs):
+            raise ValueError('init_cfg: give Pretrained alone; its checkpoint '
+                             'holds every parameter')
         if pretrained is not None and is_own('pretrained', pretrained):
             if configs:
                 raise ValueError('give init_cfg or pretrained, not both')
@@ -321,13 +348,18 @@ class PyramidBackbone(BaseModule):
             outs = [out.contiguous() for out in outs]
         return tuple(outs)
 
+    def run_stage(self, index: int, x: Tensor) -> Tensor:
+        """Map ``index`` from map ``index - 1``, or from the stem's."""
+        for block in self.stages[index]:
+            x = self.run_block(block, x)
+        return x
+
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """:meth:`forward` without its checks."""
         x = self.stem(x)
         outs = []
-        for i, stage in enumerate(self.stages):
-            for block in stage:
-                x = self.run_block(block, x)
+        for i in range(self.num_stages):
+            x = self.run_stage(i, x)
             if i in self.out_indices:
                 outs.append(x)
         return outs

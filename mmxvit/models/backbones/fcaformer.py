@@ -270,6 +270,7 @@ class FcaFormer(PyramidBackbone):
     published weights.
 
     Args:
+        arch: None: 'l1' (CabViT: 'h-l1').
         mlp_ratio: Hidden width of the FFNs / their width.
         out_dims: ``'arch'``: for 'l2' a 1x1 convolution to 96, 192, 384, 768
             channels and a LayerNorm on each map, as in the authors' detectors;
@@ -327,8 +328,10 @@ class FcaFormer(PyramidBackbone):
             out_dims=None),
     }
 
+    default_arch = 'l1'
+
     def __init__(self,
-                 arch: str | dict = 'l1',
+                 arch: str | dict | None = None,
                  in_channels: int = 3,
                  out_indices: Sequence[int] | None = None,
                  frozen_stages: int = -1,
@@ -344,9 +347,9 @@ class FcaFormer(PyramidBackbone):
                  layer_scale_init_value: float = 1e-6,
                  out_type: str = 'featmap',
                  pretrained: str | None = None) -> None:
-        super().__init__(arch, in_channels, out_indices, frozen_stages,
-                         norm_eval, with_cp, drop_path_rate, norm_cfg, act_cfg,
-                         init_cfg, pretrained)
+        super().__init__(arch or self.default_arch, in_channels, out_indices,
+                         frozen_stages, norm_eval, with_cp, drop_path_rate,
+                         norm_cfg, act_cfg, init_cfg, pretrained)
         settings = self.arch
         dims = settings['embed_dims']
         self.out_dims = self._resolve_out_dims(out_dims)
@@ -553,10 +556,7 @@ class CabViT(FcaFormer):
         'h-l1': FcaFormer.arch_settings['l1'],
         'h-l2': dict(FcaFormer.arch_settings['l2'], out_dims=None),
     }
-
-    def __init__(self, arch: str | dict = 'h-l1', *args: object,
-                 **kwargs: object) -> None:
-        super().__init__(arch, *args, **kwargs)
+    default_arch = 'h-l1'
 
 
 def join(cross: Tensor | None, merged: Tensor | None) -> Tensor | None:

@@ -292,9 +292,8 @@ class LVTClassifier(ImageClassifier):
         backbone = self.backbone
         backbone.check_input(inputs)
         x = backbone.stem(inputs)
-        for i, stage in enumerate(backbone.stages):
-            for block in stage:
-                x = backbone.run_block(block, x)
+        for i in range(backbone.num_stages):
+            x = backbone.run_stage(i, x)
             if i == 0:
                 x = Box(*(8 * n for n in box)).swap(x)
         return self.neck((x, )) if self.with_neck else (x, )

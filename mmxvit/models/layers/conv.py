@@ -12,7 +12,7 @@ class ConvNormAct(nn.Module):
 
     A BatchNorm in eval mode is folded into the convolution while it runs:
     nothing is cached, so weights may change at any time. Where one of the two
-    has forward hooks, both are called as usual.
+    has hooks, both are called as usual.
 
     Args:
         in_channels: Input channels.
@@ -48,7 +48,8 @@ class ConvNormAct(nn.Module):
         """BatchNorm in eval mode, and nobody listens to the two steps."""
         norm = self.norm
         hooks = (m for module in (self.conv, norm)
-                 for m in (module._forward_hooks, module._forward_pre_hooks))
+                 for m in (module._forward_hooks, module._forward_pre_hooks,
+                           module._backward_hooks, module._backward_pre_hooks))
         return (isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
                 and norm.track_running_stats and not norm.training
                 and not any(hooks))

@@ -47,15 +47,20 @@ def build_norm(cfg: dict, channels: int) -> nn.Module:
 
 
 def build_act(cfg: dict) -> nn.Module:
-    """Activation layer, ``dict(type='SiLU', ...)``: any class of torch.nn.
+    """Activation layer, ``dict(type='SiLU', ...)``.
+
+    Args:
+        cfg: A class of torch.nn, or one in MMEngine's MODELS registry (mmcv
+            registers more), and its keywords.
 
     Raises:
-        ValueError: torch.nn has no such class.
+        ValueError: There is no such class.
     """
     kwargs = dict(cfg)
     name = kwargs.pop('type')
-    act_class = getattr(nn, name, None)
+    act_class = getattr(nn, name, None) or MODELS.get(name)
     if act_class is None:
-        raise ValueError(f'act_cfg: torch.nn has no {name!r}; use a name such '
-                         "as 'SiLU', 'ReLU', 'GELU', 'Hardswish'")
+        raise ValueError(f'act_cfg: unknown type {name!r}; use a class of '
+                         "torch.nn such as 'SiLU', 'ReLU', 'GELU', "
+                         "'Hardswish', or what mmcv registers")
     return act_class(**kwargs)

@@ -84,8 +84,8 @@ def test_the_first_block_has_no_cross_tokens():
 # What might be written by mistake in place of a step of forward().
 MISTAKES = [
     ('q, k, v = self.qkv(x)', 'k, q, v = self.qkv(x)'),
-    ('-1).permute(2, 0, 3, 1, 4)\n    num_class',
-     '-1).flip(3).permute(2, 0, 3, 1, 4)\n    num_class'),
+    ('width).permute(2, 0, 3, 1, 4)\n    num_class',
+     'width).flip(3).permute(2, 0, 3, 1, 4)\n    num_class'),
     ('(num_class, 0, num_class, 0)', '(0, num_class, 0, num_class)'),
     ("== 'before_norm'", "!= 'before_norm'"),
     ('self.cross_norm(cross * scale)', 'cross * scale'),

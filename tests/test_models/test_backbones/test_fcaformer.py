@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.registry import MODELS, DefaultScope
 
 from mmxvit.analysis.complexity import complexity
 from mmxvit.models.backbones import CabViT, FcaFormer
@@ -68,6 +69,31 @@ def test_macs_of_the_detection_backbone():
     assert counted.full == pytest.approx(27.98e9, rel=1e-3)
     # padding needs no FFN, and nobody needs queries of cross tokens
     assert counted.executed < 0.83 * counted.full
+
+
+@pytest.mark.parametrize('family, arch, channels, count', [
+    (FcaFormer, 'l2', [96, 192, 384, 768], 48_755_554),
+    (CabViT, 'h-l2', [96, 192, 320, 480], 46_117_922),
+])
+def test_upernet_of_the_papers(family, arch, channels, count):
+    """46 M in both papers: the stages' own widths."""
+    pytest.importorskip('mmseg')
+    head = dict(
+        channels=512, num_classes=150, norm_cfg=dict(type='BN'),
+        align_corners=False, in_index=[0, 1, 2, 3], dropout_ratio=0.1)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(
+            dict(
+                type='EncoderDecoder',
+                backbone=dict(type=f'mmxvit.{family.__name__}', arch=arch),
+                decode_head=dict(
+                    head, type='UPerHead', in_channels=channels,
+                    pool_scales=(1, 2, 3, 6)),
+                auxiliary_head=dict(
+                    head, type='FCNHead', channels=256, in_index=2,
+                    in_channels=channels[2], num_convs=1,
+                    concat_input=False)))
+    assert num_parameters(model) == count
 
 
 def test_both_papers_have_one_network():

@@ -1,6 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """What every arch of every family has to do."""
 import copy
+import inspect
 import itertools
 import math
 import warnings
@@ -11,6 +12,7 @@ import torch.nn as nn
 from mmengine.registry import MODELS
 
 from mmxvit.hub import list_archs
+from mmxvit.models import backbones
 
 ZOO = [
     ('XFormer', 'xformer'),
@@ -318,9 +320,11 @@ def test_versions_reach_the_load_hooks(family, arch, tmp_path):
 
 
 @zoo
-@pytest.mark.parametrize('key', ['pretrained', 'init_cfg'])
-def test_weights_of_stock_configs_are_ignored(family, arch, key):
-    value = 'open-mmlab://resnet50_v1c'
+@pytest.mark.parametrize('key, value', [
+    ('pretrained', 'open-mmlab://resnet50_v1c'),
+    ('init_cfg', 'timm://resnet50'),
+])
+def test_weights_of_stock_configs_are_ignored(family, arch, key, value):
     kwargs = {
         'pretrained': value
     } if key == 'pretrained' else {
@@ -495,6 +499,40 @@ def test_bad_input(family, arch):
 def test_bad_out_indices(family, arch, out_indices):
     with pytest.raises(ValueError, match='out_indices'):
         build(family, arch, out_indices=out_indices)
+
+
+COMMON = [
+    'arch', 'in_channels', 'out_indices', 'frozen_stages', 'norm_eval',
+    'with_cp', 'drop_path_rate', 'norm_cfg', 'act_cfg', 'init_cfg'
+]
+
+
+@pytest.mark.parametrize('family', list_archs())
+def test_keywords_have_the_same_names_and_order(family):
+    names = list(inspect.signature(getattr(backbones, family)).parameters)
+    assert names[:len(COMMON)] == COMMON and names[-1] == 'pretrained'
+
+
+@zoo
+@pytest.mark.parametrize('path', ['', True, dict(type='Pretrained')])
+def test_pretrained_that_is_no_path(family, arch, path):
+    with pytest.raises(ValueError, match='path or URL'):
+        if isinstance(path, dict):
+            build(family, arch, init_cfg=path)
+        else:
+            build(family, arch, pretrained=path)
+
+
+@zoo
+def test_arch_with_another_number_of_stages(family, arch):
+    settings = getattr(backbones, family).arch_settings[arch]
+    longer = {k: (*v, v[-1]) if isinstance(v, tuple) else v
+              for k, v in settings.items()}
+    with pytest.raises(ValueError, match='one for every stage'):
+        build(family, longer)
+    one = next(k for k, v in settings.items() if isinstance(v, tuple))
+    with pytest.raises(ValueError, match='one for every stage'):
+        build(family, dict(settings, **{one: longer[one]}))
 
 
 @zoo

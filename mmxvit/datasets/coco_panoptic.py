@@ -1,0 +1,135 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Files of COCO's panoptic format, without panopticapi.
+
+A JSON file lists ``categories`` and, for each image, ``segments_info``; a
+picture of the same name tells the segment of each pixel by its colour.
+"""
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.fileio import get
+from PIL import Image
+
+from mmxvit.engine.command import UserError
+from mmxvit.evaluation.panoptic import (
+    Segments,
+    check_segments,
+    ids_to_rgb,
+    rgb_to_ids,
+)
+
+
+def read_ids(path: str,
+             segments: Segments,
+             every: bool = False,
+             backend_args: dict | None = None) -> np.ndarray:
+    """Segment ids of a panoptic PNG.
+
+    Args:
+        path: File, or address that MMEngine's file backends know.
+        segments: ``segments_info`` of the image.
+        every: Also refuse segments without a pixel.
+        backend_args: Of MMEngine's file backend.
+
+    Returns:
+        int32 (H, W), 0 is void.
+
+    Raises:
+        UserError: It is missing, damaged, no colour picture, or has ids that
+            are not among the segments.
+    """
+    content = _read(path, backend_args, 'panoptic PNG')
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f'{path}: cannot be read as a PNG ({error}); write it '
+                        'again or fetch it again') from error
+    if mode not in ('RGB', 'RGBA'):
+        raise UserError(
+            f'{path}: is a picture of mode {mode}, expected one of 8-bit RGB '
+            'with segment ids R + 256 G + 65536 B; convert it to that')
+    ids = rgb_to_ids(pixels)
+    try:
+        check_segments(ids, segments, every)
+    except ValueError as error:
+        raise UserError(f'{path}: {error}') from None
+    return ids
+
+
+def write_ids(path: Path, ids: np.ndarray) -> None:
+    """Write segment ids, int (H, W) below 2^24, as a panoptic PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(ids_to_rgb(ids)).save(path)
+
+
+def read_annotations(path: str,
+                     categories: Mapping[int, dict] | None = None,
+                     backend_args: dict | None = None
+                     ) -> tuple[dict[int, dict], dict[int, dict]]:
+    """Categories and annotations of a JSON file.
+
+    Args:
+        path: File, or address that MMEngine's file backends know.
+        categories: Known ones, by id; None takes those of the file.
+        backend_args: Of MMEngine's file backend.
+
+    Returns:
+        Categories by id, and ``annotations`` of the file by image id; what
+        it lacks is empty.
+
+    Raises:
+        UserError: It is missing, damaged, of another format, or has segments
+            of an unknown category.
+    """
+    try:
+        data = json.loads(_read(path, backend_args, 'panoptic JSON'))
+    except ValueError as error:
+        raise UserError(f'{path}: is no JSON file ({error}); write it again '
+                        'or fetch it again') from error
+    try:
+        if categories is None:
+            categories = _by_key(data, 'categories', 'id', 'name', 'isthing')
+        annotations = _by_key(data, 'annotations', 'image_id', 'file_name',
+                              'segments_info')
+        for annotation in annotations.values():
+            _by_key(annotation, 'segments_info', 'id', 'category_id')
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path}: is not in the panoptic format of COCO ({error}); it has '
+            '`annotations`: image_id, file_name, segments_info (id, '
+            'category_id), and, of the ground truth, `categories`: id, name, '
+            'isthing') from error
+    for image_id, annotation in annotations.items():
+        for segment in annotation['segments_info']:
+            if segment['category_id'] not in categories:
+                raise UserError(
+                    f'{path}: segment {segment["id"]} of image_id {image_id} '
+                    f'is of category_id {segment["category_id"]}, which '
+                    '`categories` of the ground truth does not list: correct '
+                    'it, or add it there')
+    return categories, annotations
+
+
+def _by_key(parent: dict[str, Any], name: str, key: str,
+            *others: str) -> dict[int, dict]:
+    """Entries of the list ``parent[name]``, which have all the keys."""
+    entries = parent.get(name, ())
+    for entry in entries:
+        for required in (key, *others):
+            if required not in entry:
+                raise KeyError(f'{required} in {name}')
+    return {entry[key]: entry for entry in entries}
+
+
+def _read(path: str, backend_args: dict | None, kind: str) -> bytes:
+    try:
+        return get(path, backend_args=backend_args)
+    except OSError as error:
+        raise UserError(
+            f'{path}: this {kind} cannot be read ({error.strerror or error}); '
+            'put it there, or correct the folder or name') from error
