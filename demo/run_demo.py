@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from PIL import Image  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / 'configs/xformer/yolov3_xformer_1xb2-256-14e_shapes.py'
+CONFIG = ROOT / 'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py'
 
 
 def run(*args: object) -> None:
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        '--epochs', type=int, default=14, help='default: %(default)s')
+        '--epochs', type=int, default=16, help='default: %(default)s')
     parser.add_argument(
         '--work-dir',
         type=Path,

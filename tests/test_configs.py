@@ -151,7 +151,7 @@ def test_segformer_has_the_inferred_figures():
 def test_the_demo_changes_data_schedule_size_and_classes_only():
     folder = ROOT / 'xformer'
     coco = Config.fromfile(folder / 'yolov3_xformer_8xb24-320-300e_coco.py')
-    demo = Config.fromfile(folder / 'yolov3_xformer_1xb2-256-14e_shapes.py')
+    demo = Config.fromfile(folder / 'yolov3_xformer_1xb4-256-16e_shapes.py')
     assert demo.model.bbox_head.pop('num_classes') == 5
     assert coco.model.bbox_head.pop('num_classes') == 80
     assert demo.model.to_dict() == coco.model.to_dict()

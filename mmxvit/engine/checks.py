@@ -71,7 +71,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
             'Without data, a detector can be tried on toy data:',
             f'  {_MAKE_TOY_DATA} data/shapes --layout coco',
             '  python tools/train.py '
-            'configs/xformer/yolov3_xformer_1xb2-256-14e_shapes.py'
+            'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py'
         ]
     elif layout:
         lines += [

@@ -60,7 +60,7 @@ def test_data_root_missing():
         '  python tools/dataset_tools/make_shapes.py data/shapes '
         '--layout coco',
         '  python tools/train.py '
-        'configs/xformer/yolov3_xformer_1xb2-256-14e_shapes.py'
+        'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py'
     ]
 
 

@@ -15,7 +15,7 @@ test_pipeline = _base_.test_pipeline
 test_pipeline[1]['scale'] = input_size
 dataset = dict(data_root=data_root, metainfo=metainfo)
 train_dataloader = dict(
-    batch_size=2,
+    batch_size=4,
     num_workers=1,
     dataset=dict(
         times=1,
@@ -29,21 +29,21 @@ val_evaluator = dict(
     ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=14, val_interval=7)
+train_cfg = dict(max_epochs=16, val_interval=8)
 optim_wrapper = dict(
     optimizer=dict(
         _delete_=True, type='AdamW', lr=0.001, weight_decay=0.05))
 param_scheduler = [
     dict(
-        type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=100),
+        type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=0,
-        end=14,
+        end=16,
         eta_min=1e-5,
         convert_to_iter_based=True)
 ]
 default_hooks = dict(logger=dict(interval=10))
 randomness = dict(seed=0)
-auto_scale_lr = dict(base_batch_size=2)
+auto_scale_lr = dict(base_batch_size=4)
