@@ -46,7 +46,9 @@ class _StatisticsKept:
 
 
 class _BoundGradient(torch.autograd.Function):
-    """Identity whose gradient is kept within +-1e6, far above any usual one.
+    """Identity whose gradient is kept within +-1e12.
+
+    That is far above any usual one, also where a loss scale multiplies it.
 
     Where a whole batch is zero (nothing but padding), maps are constant, and
     each norm, its variance being zero, multiplies gradients by 1 / sqrt(eps)
@@ -67,7 +69,7 @@ class _BoundGradient(torch.autograd.Function):
     def backward(ctx: object, grad: Tensor) -> Tensor:
         if grad.dtype == torch.float16:  # infinite: the loss scaler's sign
             return grad
-        return grad.clamp(-1e6, 1e6)
+        return grad.clamp(-1e12, 1e12)
 
 
 def _stage_counts(arch: dict) -> set[int]:
