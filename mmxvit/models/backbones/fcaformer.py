@@ -447,31 +447,33 @@ class FcaFormer(PyramidBackbone):
         dims = self.out_dims or self.arch['embed_dims']
         return tuple(dims[i] for i in self.out_indices)
 
+    def run_stage(self, index: int, x: Tensor) -> Tensor:
+        """Map ``index`` from map ``index - 1``, or from the stem's."""
+        cross = None
+        for block in self.stages[index]:
+            if isinstance(block, WindowFcaBlock):
+                x, merged = self.run_block(block, x, cross)
+                cross = join(cross, merged)
+            else:
+                x = self.run_block(block, x)
+        return x
+
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """:meth:`forward` without its checks."""
-        if self.is_plain:
-            tokens, size = self.stem(x)
-            cross = None
-            for block in self.stages[0]:
-                tokens, merged = self.run_block(block, tokens, size, cross)
-                cross = join(cross, merged)
-            if self.out_type == 'cls_token':
-                return [tokens[:, 0]]
-            grid = tokens[:, 1:].contiguous().unflatten(1, size)
-            return [self._output(0, grid.permute(0, 3, 1, 2))]
-        x = self.stem(x)
-        outs = []
-        for i, stage in enumerate(self.stages):
-            cross = None
-            for block in stage:
-                if isinstance(block, WindowFcaBlock):
-                    x, merged = self.run_block(block, x, cross)
-                    cross = join(cross, merged)
-                else:
-                    x = self.run_block(block, x)
-            if i in self.out_indices:
-                outs.append(self._output(i, x))
-        return outs
+        if not self.is_plain:
+            return [
+                self._output(i, out) for i, out in zip(
+                    self.out_indices, super().forward_maps(x), strict=True)
+            ]
+        tokens, size = self.stem(x)
+        cross = None
+        for block in self.stages[0]:
+            tokens, merged = self.run_block(block, tokens, size, cross)
+            cross = join(cross, merged)
+        if self.out_type == 'cls_token':
+            return [tokens[:, 0]]
+        grid = tokens[:, 1:].contiguous().unflatten(1, size)
+        return [self._output(0, grid.permute(0, 3, 1, 2))]
 
     def _output(self, index: int, x: Tensor) -> Tensor:
         return self.outputs[str(index)](x) if self.out_dims else x
