@@ -88,11 +88,16 @@ class LVTBlock(nn.Module):
 
 def patch_embed(in_channels: int, embed_dims: int, kernel_size: int,
                 stride: int) -> nn.Sequential:
-    """Overlapping patch embedding: convolution and LayerNorm."""
+    """Overlapping patch embedding: convolution and LayerNorm.
+
+    The authors start from a bias of zero. Tokens of padding would then be
+    zero, and each norm multiply their gradients by 1 / sqrt(eps) = 316, to
+    10^12 at the first layer: with it no detector learned from random weights.
+    The bias keeps torch's random start.
+    """
     proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride,
                      kernel_size // 2)
     nn.init.kaiming_normal_(proj.weight, mode='fan_out', nonlinearity='relu')
-    nn.init.zeros_(proj.bias)
     return nn.Sequential(
         OrderedDict(proj=proj, norm=ChannelNorm(embed_dims)))
 

@@ -80,7 +80,7 @@ def test_arch_as_a_dict():
 
 
 def test_initial_weights():
-    """Normal of sqrt(2 / fan_out), truncated normal of 0.02, zero biases."""
+    """Normal of sqrt(2 / fan_out), truncated normal of 0.02; zero biases."""
     model = LVT()
 
     def std(module):
@@ -96,8 +96,12 @@ def test_initial_weights():
                    model.stages[0][0].mlp.fc1, model.stages[0][0].mlp.fc2):
         assert std(module) == 0.02
     for module in (csa.weights, csa.proj, rasa.proj, rasa.reduce,
-                   model.stem.proj, model.stages[0][0].mlp.fc1):
+                   model.stages[0][0].mlp.fc1):
         assert not module.bias.any()
+    # but of what comes before a norm over the channels of a token
+    for i, module in enumerate((
+            model.stem.proj, *(model.stages[j][0].proj for j in (1, 2, 3)))):
+        assert module.bias.std() > 0, i
 
 
 def test_every_location_reaches_the_last_map():

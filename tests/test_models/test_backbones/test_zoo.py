@@ -397,6 +397,22 @@ def test_float16_autocast(family, arch, training):
 
 
 @zoo
+def test_padding_does_not_blow_up_gradients(family, arch):
+    """Of images of which half is nothing but padding."""
+    model = build(family, arch).train()
+    images = torch.randn(2, 3, 96, 96)
+    norms = []
+    for padded in (False, True):
+        if padded:
+            images[..., 48:] = 0.
+        model.zero_grad()
+        sum(x.square().mean() for x in model(images)).backward()
+        norms.append(torch.stack(
+            [p.grad.norm() for p in model.parameters()]).norm())
+    assert norms[1] < 20 * norms[0], norms
+
+
+@zoo
 @pytest.mark.parametrize('half', [False, True])
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('value', ['x1000', 'zero', 'constant'])
