@@ -8,6 +8,7 @@ is listed under ``lazy`` and imported when its name is asked for.
 from importlib import import_module
 from typing import Any
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -71,12 +72,19 @@ MODELS = LazyRegistry(
     scope='mmxvit',
     locations=['mmxvit.models'],
     lazy={
+        'FWAMobileViT': 'mmxvit.models.backbones.fwa_mobilevit',
         'LayerNormClsHead': 'mmxvit.models.heads.layer_norm_head',
         'LVTClassifier': 'mmxvit.models.heads.lvt_head',
         'LVTClsHead': 'mmxvit.models.heads.lvt_head',
         'SSDHead': 'mmxvit.models.heads.ssd_head',
         'YOLODFLHead': 'mmxvit.models.heads.yolo_head',
     })
+DATASETS = LazyRegistry(
+    'dataset',
+    parent=MMENGINE_DATASETS,
+    scope='mmxvit',
+    locations=['mmxvit.datasets'],
+    lazy={'CocoPanopticDataset': 'mmxvit.datasets.coco_panoptic_dataset'})
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmxvit',
     locations=['mmxvit.engine'])
@@ -105,6 +113,6 @@ VISUALIZERS = LazyRegistry(
     lazy={'DetLocalVisualizer': 'mmxvit.engine.visualizers'})
 
 __all__ = [
-    'HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS',
-    'VISUALIZERS'
+    'DATASETS', 'HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS',
+    'TRANSFORMS', 'VISUALIZERS'
 ]

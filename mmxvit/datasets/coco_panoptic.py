@@ -6,7 +6,7 @@ picture of the same name tells the segment of each pixel by its colour.
 """
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ from mmxvit.evaluation.panoptic import (
     ids_to_rgb,
     rgb_to_ids,
 )
+
+METAINFO = ('set metainfo of the data set in the config: `classes` to the '
+            'names of all `categories` of the file, `thing_classes` and '
+            '`stuff_classes` to those of either kind; then num_classes, '
+            'num_things_classes and num_stuff_classes of the heads')
+"""What to do where the categories of a file are not those of the config."""
 
 
 def read_ids(path: str,
@@ -113,6 +119,34 @@ def read_annotations(path: str,
                     '`categories` of the ground truth does not list: correct '
                     'it, or add it there')
     return categories, annotations
+
+
+def check_categories(path: str, image_id: int, segments: Segments,
+                     categories: Mapping[int, dict],
+                     known: Container[int]) -> None:
+    """Check that a data set knows the categories of an image's segments.
+
+    Args:
+        path: JSON file, for the message.
+        image_id: Image, for the message.
+        segments: ``segments_info`` of the image.
+        categories: Of the file, by id.
+        known: Ids of those that are ``classes`` of the data set.
+
+    Raises:
+        UserError: It does not.
+    """
+    for segment in segments:
+        category = segment['category_id']
+        if category in known:
+            continue
+        start = (f'{path}: segment {segment["id"]} of image_id {image_id} is '
+                 f'of category_id {category}')
+        if category not in categories:
+            raise UserError(f'{start}, which `categories` does not list: '
+                            'correct it, or add it there')
+        raise UserError(f'{start} ({categories[category]["name"]}), which is '
+                        f'not one of `classes` of the config: {METAINFO}')
 
 
 def _by_key(parent: dict[str, Any], name: str, key: str,

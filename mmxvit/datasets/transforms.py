@@ -59,7 +59,8 @@ class LoadPanopticAnnotations(transforms.LoadPanopticAnnotations):
             raise UserError(
                 f'{path}: is of {ids.shape[::-1]} pixels, its image '
                 f'{results["img_path"]} of {results["ori_shape"][::-1]}; they '
-                'must be of one size')
+                'must be of one size: write the PNG again at that of the '
+                'image')
         masks, labels = [], np.full(ids.shape, IGNORED, np.int32)
         for segment in results['segments_info']:
             mask = ids == segment['id']

@@ -11,6 +11,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from mmxvit.datasets.coco_panoptic import (
+    METAINFO,
+    check_categories,
     read_annotations,
     read_ids,
     write_ids,
@@ -108,8 +110,7 @@ class CocoPanopticMetric(BaseMetric):
             raise UserError(
                 f'{self.ann_file}: has no categories {", ".join(absent[:5])}'
                 f'{", ..." * (len(absent) > 5)}, which are `classes` of the '
-                'data set: set metainfo.classes to the names of its '
-                '`categories`')
+                f'config: {METAINFO}')
         return list(found)
 
     def _process_one(self, sample: dict, category_ids: list[int]) -> dict:
@@ -132,6 +133,8 @@ class CocoPanopticMetric(BaseMetric):
                 file_name=file_name,
                 segments_info=segments)
         if not self.format_only:
+            check_categories(self.ann_file, image_id, truth['segments_info'],
+                             self.categories, category_ids)
             path = osp.join(self.seg_prefix, truth['file_name'])
             truth_ids = read_ids(
                 path, truth['segments_info'], backend_args=self.backend_args)
@@ -139,7 +142,7 @@ class CocoPanopticMetric(BaseMetric):
                 raise UserError(
                     f'{path}: is of {truth_ids.shape[::-1]} pixels, its image '
                     f'{sample["img_path"]} of {ids.shape[::-1]}; they must be '
-                    'of one size')
+                    'of one size: write the PNG again at that of the image')
             result['stats'] = match_segments(truth_ids, truth['segments_info'],
                                              ids, segments)
         return result

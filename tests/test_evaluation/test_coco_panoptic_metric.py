@@ -256,7 +256,13 @@ def test_bad_data(toy, tmp_path):
     with pytest.raises(UserError, match='label 9, but the data set has 8 '):
         metric.process({}, [make_sample(np.full((64, 64), VOID + 1))])
     metric.dataset_meta = dict(classes=(*NAMES, 'moon'))
-    with pytest.raises(UserError, match='2017.json: has no categories moon'):
+    with pytest.raises(UserError, match='2017.json: has no categories moon, '
+                       'which are .* set metainfo'):
+        metric.process({}, [make_sample(seg)])
+    # else its segments would count as missed
+    metric.dataset_meta = dict(classes=NAMES[:-1])
+    with pytest.raises(UserError, match=r'2017.json: segment \d+ of image_id '
+                       r'500001 .* 104 \(grain\), .* set metainfo'):
         metric.process({}, [make_sample(seg)])
     metric = make_metric(toy, seg_prefix=str(tmp_path))
     with pytest.raises(UserError, match='000000500001.png: .*cannot be read'):

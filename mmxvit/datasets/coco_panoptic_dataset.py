@@ -1,0 +1,62 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+from mmdet import datasets
+
+from mmxvit.engine.command import UserError
+from mmxvit.registry import DATASETS
+
+from .coco_panoptic import METAINFO, check_categories
+
+
+@DATASETS.register_module()
+class CocoPanopticDataset(datasets.CocoPanopticDataset):
+    """mmdet's data set of this name that says what does not fit.
+
+    mmdet's names neither file nor remedy where a segment is of a category
+    that ``metainfo.classes`` lacks, and deals out wrong labels where the file
+    lacks one of ``classes`` or lists stuff before things.
+
+    Raises:
+        UserError: One of this is so, or the file is damaged or of another
+            format; names it.
+    """
+
+    def load_data_list(self) -> list[dict]:
+        """As in mmdet, and check ``categories`` of the file."""
+        try:
+            data_list = super().load_data_list()
+        except UserError:
+            raise
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f'{self.ann_file}: is not in the panoptic format of COCO '
+                f'({type(error).__name__}: {error}); name such a file in '
+                'ann_file of this data set in the config, or write it again'
+            ) from error
+        if not data_list:
+            raise UserError(f'{self.ann_file}: has no `images`; name another '
+                            'file in ann_file of this data set in the config')
+        known = [self._categories[i] for i in self.cat_ids]
+        names = [category['name'] for category in known]
+        absent = [c for c in self.metainfo['classes'] if c not in names]
+        if absent:
+            raise UserError(
+                f'{self.ann_file}: has no categories {", ".join(absent[:5])}'
+                f'{", ..." * (len(absent) > 5)}, which are `classes` of the '
+                f'config: {METAINFO}')
+        things = [bool(category['isthing']) for category in known]
+        if things != sorted(things, reverse=True):
+            raise UserError(
+                f'{self.ann_file}: `categories` has '
+                f'{names[things.index(False)]}, which is stuff, before '
+                'things, but the heads take the first labels for things: '
+                'list all things first, in the file and in metainfo.classes')
+        return data_list
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        """As in mmdet; categories of segments must be known."""
+        self._categories = self.coco.cats
+        image_id = raw_data_info['raw_img_info']['img_id']
+        check_categories(self.ann_file, image_id,
+                         raw_data_info['raw_ann_info'], self._categories,
+                         self.cat2label)
+        return super().parse_data_info(raw_data_info)

@@ -1,0 +1,138 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""What is wrong with panoptic data is said with file and remedy."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmxvit.datasets.coco_panoptic import write_ids
+from mmxvit.datasets.shapes import CLASSES, STUFF_CLASSES, write_dataset
+from mmxvit.engine.command import UserError
+
+mmdet = pytest.importorskip('mmdet')
+
+FOLDER = Path('toy/annotations')
+NAMES = (*CLASSES, *STUFF_CLASSES)
+CHANGE = 'set metainfo of the data set in the config'
+
+
+@pytest.fixture(autouse=True)
+def toy():
+    write_dataset('toy', 'coco_panoptic', train=2, val=1, size=64)
+
+
+def build(classes=NAMES, kind='mmxvit.CocoPanopticDataset'):
+    init_default_scope('mmdet')
+    metainfo = classes and dict(
+        classes=classes, thing_classes=CLASSES, stuff_classes=STUFF_CLASSES)
+    return DATASETS.build(
+        dict(
+            type=kind,
+            data_root='toy',
+            ann_file='annotations/panoptic_train2017.json',
+            data_prefix=dict(
+                img='train2017/', seg='annotations/panoptic_train2017/'),
+            metainfo=metainfo,
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='mmxvit.LoadPanopticAnnotations'),
+                dict(type='PackDetInputs')
+            ]))
+
+
+@pytest.fixture
+def truth():
+    """The JSON file, to be written again by :func:`save`."""
+    return json.loads((FOLDER / 'panoptic_train2017.json').read_text())
+
+
+def save(truth):
+    (FOLDER / 'panoptic_train2017.json').write_text(json.dumps(truth))
+
+
+def test_good_data_is_that_of_mmdet():
+    ours, mmdets = build(), build(kind='CocoPanopticDataset')
+    assert isinstance(ours, type(mmdets)) and len(ours) == 2
+    assert ours.metainfo == mmdets.metainfo
+    for i in range(2):
+        assert ours.get_data_info(i) == mmdets.get_data_info(i)
+        assert len(ours[i]['data_samples'].gt_instances.labels)
+
+
+def test_unknown_categories(truth):
+    segment = truth['annotations'][1]['segments_info'][-1]
+    truth['categories'].append(dict(id=200, name='moon', isthing=0))
+    save(truth)
+    assert len(build()) == 2  # no segment of it
+    segment['category_id'] = 200
+    save(truth)
+    start = (f'^toy/annotations/panoptic_train2017.json: segment '
+             f'{segment["id"]} of image_id 2 is of category_id')
+    with pytest.raises(UserError, match=rf'{start} 200 \(moon\), .*{CHANGE}'):
+        build()
+    segment['category_id'] = 999
+    save(truth)
+    with pytest.raises(UserError, match=f'{start} 999, which `categories` '
+                       'does not list: correct it'):
+        build()
+
+
+def test_classes_of_other_data():
+    """Those of COCO, where metainfo is forgotten."""
+    with pytest.raises(UserError, match=f'2017.json: segment .*{CHANGE}'):
+        build(classes=None)
+
+
+def test_missing_categories(truth):
+    """mmdet gives their labels to others."""
+    classes = (*NAMES[:5], 'comet', *NAMES[5:])
+    assert len(build(classes, 'CocoPanopticDataset')) == 2
+    with pytest.raises(UserError, match='2017.json: has no categories comet, '
+                       f'which are .*{CHANGE}'):
+        build(classes)
+
+
+def test_stuff_before_things(truth):
+    truth['categories'].reverse()
+    save(truth)
+    with pytest.raises(UserError, match='2017.json: `categories` has grain, '
+                       'which is stuff, .*list all things first'):
+        build()
+
+
+@pytest.mark.parametrize('content, message', [
+    ('{"images": [', 'JSONDecodeError'),
+    ('[]', 'AssertionError'),
+    (dict(images=[], annotations=[], categories=[]), 'has no `images`'),
+    # COCO's format for boxes
+    (dict(images=[], categories=[], annotations=[dict(
+        image_id=5, bbox=[1, 2, 3, 4])]), "KeyError: 'segments_info'"),
+])
+def test_other_files(content, message):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (FOLDER / 'panoptic_train2017.json').write_text(text)
+    with pytest.raises(UserError, match=f'^toy/.*2017.json: .*({message})'):
+        build()
+
+
+def test_bad_pngs(truth):
+    """Found when their image is asked for."""
+    path = FOLDER / 'panoptic_train2017/000000000002.png'
+    good = path.read_bytes()
+    write_ids(path, np.zeros((48, 64), int))
+    with pytest.raises(UserError, match=rf'^{path}: is of \(64, 48\) pixels, '
+                       r'its image .*jpg of \(64, 64\).* write the PNG again'):
+        build()[1]
+    path.unlink()
+    with pytest.raises(UserError, match=f'^{path}: .*No such file.*correct'):
+        build()[1]
+    path.write_bytes(good)
+    (lost, ) = truth['annotations'][1]['segments_info'][-1:]
+    truth['annotations'][1]['segments_info'].remove(lost)
+    save(truth)
+    with pytest.raises(UserError, match=f'^{path}: has the segment ids '
+                       f'{lost["id"]}, which segments_info .*add them there'):
+        build()[1]
+    assert build()[0]
