@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
+from mmengine.logging import print_log
+
 from mmxvit.engine.checkpoints import check_checkpoint, check_weights
 from mmxvit.engine.checks import check_channels, check_data
 from mmxvit.engine.command import (
@@ -12,7 +14,12 @@ from mmxvit.engine.command import (
     command,
     load_run_config,
 )
-from mmxvit.engine.run_options import use_out, use_show_dir, use_tta
+from mmxvit.engine.run_options import (
+    use_out,
+    use_own_hooks,
+    use_show_dir,
+    use_tta,
+)
 from mmxvit.utils.allocator import tune_allocator
 
 
@@ -41,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = load_run_config(args)
     cfg.load_from, cfg.resume = args.checkpoint, False
-    check_data(cfg, ['test'])
+    use_own_hooks(cfg)
+    notes = check_data(cfg, ['test'])
     check_channels(cfg)
     check_checkpoint(args.checkpoint)
     if args.tta:
@@ -52,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_show_dir(cfg, args.show_dir)
 
     runner = build_runner(cfg)
+    for note in notes:
+        print_log(note, logger='current')
     check_weights(runner.model, args.checkpoint, strict=True)
     runner.test()
 

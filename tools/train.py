@@ -20,8 +20,8 @@ from mmxvit.engine.command import (
 )
 from mmxvit.engine.run_options import (
     use_amp,
-    use_atomic_checkpoints,
     use_auto_scale_lr,
+    use_own_hooks,
     use_resume,
 )
 from mmxvit.utils.allocator import tune_allocator
@@ -57,12 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_amp(cfg)
     if args.auto_scale_lr:
         use_auto_scale_lr(cfg)
-    use_atomic_checkpoints(cfg)
-    check_data(cfg, ['train', 'val'])
+    use_own_hooks(cfg)
+    notes = check_data(cfg, ['train', 'val'])
     check_channels(cfg)
-    notes = []
     if args.resume or cfg.get('resume'):
-        notes = use_resume(cfg, args.resume or cfg.get('load_from') or 'auto')
+        notes += use_resume(cfg, args.resume or cfg.get('load_from') or 'auto')
     pretrained = pretrained_weights(cfg)
     if cfg.get('resume'):
         pass  # use_resume has checked it

@@ -5,7 +5,9 @@ MMEngine imports this package when it looks up a hook or an optimizer wrapper
 constructor, so it takes no task package along; the modules behind the
 commands are imported by them.
 """
-from .hooks import AtomicCheckpointHook
+from .hooks import AtomicCheckpointHook, LoggerHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 
-__all__ = ['AtomicCheckpointHook', 'LayerDecayOptimWrapperConstructor']
+__all__ = [
+    'AtomicCheckpointHook', 'LayerDecayOptimWrapperConstructor', 'LoggerHook'
+]

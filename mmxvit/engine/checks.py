@@ -1,5 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Mistakes in a config that are better found before a run than in it."""
+import os
 import os.path as osp
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmxvit.models.backbones.base import PyramidBackbone
 
+from .check_annotations import check_coco
 from .command import UserError, type_name
 
 # Dataset type -> layout of tools/dataset_tools/make_shapes.py
@@ -27,16 +29,21 @@ _MAKE_TOY_DATA = 'python tools/dataset_tools/make_shapes.py'
 _DOWNLOADED = ('CIFAR', 'MNIST')
 
 
-def check_data(cfg: Config, splits: Sequence[str]) -> None:
-    """Check that the files and folders a run reads exist.
+def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
+    """Check that what a run reads exists; of COCO, also what is in it.
 
     Looks at data sets and evaluators of ``splits`` (``'train'``, ``'val'``,
     ``'test'``), inside wrappers such as ``RepeatDataset`` too. Data on remote
-    storage is not checked.
+    storage is not checked. Of several processes only the first looks into
+    files.
+
+    Returns:
+        list[str]: What of the data will not be used.
 
     Raises:
         UserError: Something is missing; lists all of it with the keys of the
-            config and the command that makes toy data.
+            config and the command that makes toy data. Or
+            :func:`~.check_annotations.check_coco` found a mistake.
     """
     missing, roots, layouts = [], [], []
     for split in splits:
@@ -58,7 +65,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
                              ('' if osp.isdir(root) else ', no such folder'))
         missing += _absent_for_evaluation(cfg, split)
     if not missing:
-        return
+        return _look_into_files(cfg, splits)
     change = 'data_root=FOLDER' if 'data_root' in cfg else 'KEY=VALUE'
     lines = [
         'data not found:', *missing, *roots,
@@ -80,6 +87,23 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
             f'  {_MAKE_TOY_DATA} data/toy --layout {layout}'
         ]
     raise UserError('\n'.join(lines))
+
+
+def _look_into_files(cfg: Config, splits: Sequence[str]) -> list[str]:
+    notes, seen = [], []
+    if os.environ.get('RANK', '0') != '0':
+        return notes
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key, dataset in _datasets(
+                loader.get('dataset'), f'{split}_dataloader.dataset'):
+            files = [dataset.get(k) for k in (
+                'data_root', 'ann_file', 'data_prefix', 'metainfo')]
+            if (_kind(dataset) == 'CocoDataset' and dataset.get('ann_file')
+                    and any(_expected(dataset)) and files not in seen):
+                seen.append(files)  # such as of a test on the validation set
+                notes += check_coco(dataset, key)
+    return notes
 
 
 def _absent_for_evaluation(cfg: Config, split: str) -> list[str]:

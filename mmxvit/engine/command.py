@@ -273,6 +273,7 @@ def use_safe_loading() -> None:
 
 def _join_cpu_processes(cfg: Config) -> None:
     """MMEngine starts and wraps distributed processes for GPUs only."""
+    _unsynchronise(cfg.model)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = {
@@ -281,6 +282,17 @@ def _join_cpu_processes(cfg: Config) -> None:
         'find_unused_parameters': cfg.get('find_unused_parameters', False),
         **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None
     }
+
+
+def _unsynchronise(node: Any) -> None:
+    """Name plain BatchNorm for SyncBN, which torch has for GPUs only."""
+    if isinstance(node, dict):
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            _unsynchronise(child)
 
 
 def _complete_loaders(cfg: Config) -> None:

@@ -1,11 +1,13 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-"""Checkpoints that survive a kill at any moment."""
+"""Files that are complete, whatever happens while they are written."""
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
+from mmengine.hooks import LoggerHook as MMEngineLoggerHook
 from mmengine.runner import Runner
 
 from mmxvit.registry import HOOKS
@@ -101,3 +103,17 @@ class AtomicCheckpointHook(CheckpointHook):
         kept += getattr(self, 'best_ckpt_path_dict', {}).values()
         kept.append(getattr(self, 'best_ckpt_path', None))
         self.file_backend.discard(filter(None, kept))
+
+
+@HOOKS.register_module()
+class LoggerHook(MMEngineLoggerHook):
+    """MMEngine's, but only the first process writes the scores of a test.
+
+    There all processes write the same file at the same time.
+    ``tools/test.py`` uses this hook wherever a config names the stock one.
+    """
+
+    def after_test_epoch(self, runner: Runner,
+                         metrics: dict[str, float] | None = None) -> None:
+        if is_main_process():
+            super().after_test_epoch(runner, metrics)

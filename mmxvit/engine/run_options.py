@@ -41,15 +41,21 @@ def use_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def use_atomic_checkpoints(cfg: Config) -> None:
-    """MMEngine's own hook may leave no checkpoint when it is killed."""
+def use_own_hooks(cfg: Config) -> None:
+    """Replace MMEngine's hooks that may leave damaged files behind.
+
+    Its checkpoint hook may leave none when it is killed, and its logger hook
+    lets all processes write the scores of a test into one file.
+    """
     if 'default_hooks' not in cfg:
         cfg.default_hooks = {}
-    if not cfg.default_hooks.get('checkpoint'):
-        cfg.default_hooks.checkpoint = dict(type='CheckpointHook')
-    hook = cfg.default_hooks.checkpoint
-    if type_name(hook) == 'CheckpointHook':
-        hook.type = 'mmxvit.AtomicCheckpointHook'
+    for name, stock, own in (
+            ('checkpoint', 'CheckpointHook', 'mmxvit.AtomicCheckpointHook'),
+            ('logger', 'LoggerHook', 'mmxvit.LoggerHook')):
+        cfg.default_hooks.setdefault(name, dict(type=stock))
+        hook = cfg.default_hooks[name]  # None where it is switched off
+        if hook and type_name(hook) == stock:
+            hook.type = own
 
 
 def use_resume(cfg: Config, resume: str) -> list[str]:

@@ -17,7 +17,8 @@ COCO = dict(
     type='CocoDataset',
     data_root='data/coco/',
     ann_file='annotations/train.json',
-    data_prefix=dict(img='train/'))
+    data_prefix=dict(img='train/'),
+    metainfo=dict(classes=('cell', )))
 ADE = dict(
     type='ADE20KDataset',
     data_root='data/ade',
@@ -41,7 +42,8 @@ def make(tmp_path, *names):
         path = tmp_path / name
         if path.suffix:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text('{}')
+            path.write_text('{"images": [], "annotations": [], '
+                            '"categories": [{"id": 1, "name": "cell"}]}')
         else:
             path.mkdir(parents=True, exist_ok=True)
 

@@ -1,6 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import argparse
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mmengine.runner import CheckpointLoader
 from mmxvit.engine.checks import check_channels
 from mmxvit.engine.command import (
     UserError,
+    _unsynchronise,
     add_config_arguments,
     add_run_arguments,
     build_runner,
@@ -241,3 +243,15 @@ def test_mmengine_loads_files_by_our_loader(tmp_path):
     use_safe_loading()
     with pytest.raises(CheckpointError, match='truncated'):
         CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
+
+
+def test_processes_on_the_cpu_have_plain_batch_norm():
+    cfg = Config.fromfile(
+        Path(__file__).parents[2] / 'configs/fcaformer/'
+        'cascade-mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco.py')
+    heads = cfg.model.roi_head.bbox_head
+    assert [h.norm_cfg.type for h in heads] == ['SyncBN'] * 3
+    _unsynchronise(cfg.model)
+    assert [h.norm_cfg.type for h in heads] == ['BN'] * 3
+    assert all(h.norm_cfg.requires_grad for h in heads)
+    assert 'SyncBN' not in str(cfg.model)

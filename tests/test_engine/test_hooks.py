@@ -1,5 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import contextlib
+import json
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmxvit.engine import AtomicCheckpointHook
+from mmxvit.engine import AtomicCheckpointHook, LoggerHook
 from mmxvit.engine.hooks import AtomicBackend
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
 
@@ -209,6 +210,21 @@ def test_full_disk_leaves_no_partial_file(tmp_path, monkeypatch):
     assert target.read_bytes() == b'old'
 
 
+@pytest.mark.parametrize('first', [True, False])
+def test_one_process_writes_the_scores(tmp_path, monkeypatch, first):
+    monkeypatch.setattr('mmxvit.engine.hooks.is_main_process', lambda: first)
+    loader = dict(dataset=Data(), batch_size=2, num_workers=0,
+                  sampler=dict(type='DefaultSampler', shuffle=False))
+    Runner(
+        Toy(), str(tmp_path), test_dataloader=loader,
+        test_evaluator=Score(), test_cfg=dict(),
+        default_hooks=dict(logger=dict(type='mmxvit.LoggerHook')),
+        experiment_name=f'{tmp_path.name}_{first}').test()
+    files = [json.loads(p.read_text()) for p in tmp_path.glob('*/*.json')]
+    assert [f['acc'] for f in files] == [1.] * first
+
+
 def test_registered():
+    assert HOOKS.get('mmxvit.LoggerHook') is LoggerHook
     assert HOOKS.get('mmxvit.AtomicCheckpointHook') is AtomicCheckpointHook
     assert issubclass(AtomicCheckpointHook, CheckpointHook)

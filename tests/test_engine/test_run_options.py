@@ -56,20 +56,26 @@ def test_auto_scale_lr():
 
 
 @pytest.mark.parametrize('hooks', [
-    {}, dict(default_hooks=dict(logger=dict(type='LoggerHook'))),
-    *(dict(default_hooks=dict(checkpoint=dict(type=kind)))
+    {}, dict(default_hooks=dict(timer=dict(type='IterTimerHook'))),
+    *(dict(default_hooks=dict(
+        checkpoint=dict(type=kind), logger=dict(type='LoggerHook')))
       for kind in ('CheckpointHook', 'mmengine.CheckpointHook',
                    CheckpointHook))
 ])
-def test_atomic_checkpoints(hooks):
+def test_own_hooks(hooks):
     cfg = config(**hooks)
-    run_options.use_atomic_checkpoints(cfg)
+    run_options.use_own_hooks(cfg)
     assert cfg.default_hooks.checkpoint.type == 'mmxvit.AtomicCheckpointHook'
+    assert cfg.default_hooks.logger.type == 'mmxvit.LoggerHook'
+
+
+def test_hooks_of_the_user_stay():
     namesake = type('CheckpointHook', (CheckpointHook, ), {})
     for kind in ('MyHook', namesake):
-        own = config(default_hooks=dict(checkpoint=dict(type=kind, a=1)))
-        run_options.use_atomic_checkpoints(own)
-        assert own.default_hooks.checkpoint == dict(type=kind, a=1)
+        own = dict(checkpoint=dict(type=kind, a=1), logger=None)
+        cfg = config(default_hooks=dict(own))
+        run_options.use_own_hooks(cfg)
+        assert cfg.default_hooks == own
 
 
 def test_nothing_to_resume_keeps_load_from(tmp_path):

@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -288,3 +289,27 @@ def test_the_config_that_was_run_is_kept(config, train):
     kept = Config.fromfile('work_dirs/cls/cls.py')
     assert kept.default_hooks.checkpoint.type == 'mmxvit.AtomicCheckpointHook'
     assert kept.work_dir == './work_dirs/cls'
+
+
+def test_mistakes_in_the_annotations(config, data, train, test, failure,
+                                     checkpoint, tmp_path):
+    """What mmdet would pass over."""
+    shutil.copytree(data, 'cells')
+    root = {f'{s}_dataloader__dataset__data_root': 'cells'
+            for s in ('train', 'val', 'test')}
+    path = config('det', **root)
+    content = json.loads(Path('cells/train.json').read_text())
+    content['annotations'][0]['bbox'] = [64, 0, 9, 9]
+    content['categories'].append(dict(id=3, name='star'))
+    content['annotations'][1]['category_id'] = 3
+    Path('cells/train.json').write_text(json.dumps(content))
+    train([path, '--work-dir', 'w'])
+    assert '1 of 4 boxes lie outside their image' in log('w')
+    assert "of category 'star', which the config does not know" in log('w')
+
+    image = Path('cells/val/1.png')
+    image.write_bytes(image.read_bytes()[:-300])
+    message = failure(train, path)
+    assert "cells/val.json: 1 of 3 images in cells/val are" in message
+    assert "'1.png'" in message
+    assert message == failure(test, path, 'any.pth')

@@ -1,0 +1,180 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import copy
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmxvit.engine import check_annotations
+from mmxvit.engine.check_annotations import check_coco
+from mmxvit.engine.command import UserError
+
+FILE = 'cells/train.json'
+CONTENT = dict(
+    images=[
+        dict(id=1, file_name='a.jpg', height=40, width=60),
+        dict(id=2, file_name='sub/b.png', height=40, width=60)
+    ],
+    annotations=[
+        dict(id=7, image_id=1, category_id=3, bbox=[5, 6, 20, 10], area=200),
+        dict(id=8, image_id=2, category_id=4, bbox=[0, 0, 60, 40], area=2400),
+        dict(id=9, image_id=2, category_id=4, bbox=[1.5, 2, 3, 4], area=12)
+    ],
+    categories=[dict(id=3, name='red'), dict(id=4, name='white')])
+
+
+@pytest.fixture
+def content():
+    """What the file says; changes to it are written by ``check``."""
+    rng = np.random.default_rng(0)
+    for image in CONTENT['images']:
+        path = Path('cells/images', image['file_name'])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 255, (40, 60, 3), np.uint8))
+    return copy.deepcopy(CONTENT)
+
+
+def check(content, classes=('red', 'white'), **changes):
+    Path(FILE).write_text(
+        content if isinstance(content, str) else json.dumps(content))
+    return check_coco(
+        dict(
+            type='CocoDataset',
+            data_root='cells',
+            ann_file='train.json',
+            data_prefix=dict(img='images'),
+            metainfo=dict(classes=classes),
+            **changes), 'train_dataloader.dataset')
+
+
+def message(content, classes=('red', 'white')):
+    with pytest.raises(UserError) as error:
+        check(content, classes)
+    assert str(error.value).startswith(f'{FILE}: ')
+    return str(error.value)
+
+
+def test_good_data(content):
+    assert check(content) == []
+    # other order, as it is the names that count
+    assert check(content, ('white', 'red')) == []
+
+
+def test_classes_from_a_file(content):
+    Path('classes.txt').write_text('red\nblue\n')
+    assert "no category 'blue'" in message(content, 'classes.txt')
+
+
+@pytest.mark.parametrize('text, words', [
+    ('{"images": [', 'damaged or no JSON file'),
+    ('\udcff', 'damaged or no JSON file'),
+    ('[]', 'not in the format of COCO'),
+    ('{"images": [], "annotations": []}', 'images, annotations, categories'),
+])
+def test_files_of_another_kind(content, text, words):
+    if text == '\udcff':
+        Path(FILE).parent.mkdir(exist_ok=True)
+        Path(FILE).write_bytes(b'\xff\xfe{')
+        with pytest.raises(UserError, match=words):
+            check_annotations._read(FILE)
+    else:
+        assert words in message(text)
+
+
+@pytest.mark.parametrize('part, key', [
+    ('images', 'height'), ('annotations', 'bbox'), ('categories', 'name')])
+def test_keys_that_are_needed(content, part, key):
+    del content[part][1][key]
+    assert f'{part}[1] has no {key}; add it' in message(content)
+
+
+def test_category_that_the_config_does_not_know(content):
+    (note, ) = check(content, ('red', ))
+    assert note == (
+        f"{FILE}: 2 of 3 annotations are of category 'white', which the "
+        'config does not know; they are left out. To use them set '
+        "train_dataloader.dataset.metainfo=dict(classes=('red', 'white',)), "
+        'also for the other splits, and num_classes of the heads to their '
+        'number')
+    # nothing is lost where nothing has it
+    content['annotations'] = content['annotations'][:1]
+    assert check(content, ('red', )) == []
+
+
+def test_class_that_the_file_does_not_know(content):
+    text = message(content, ('red', 'white', 'blue'))
+    assert "no category 'blue'" in text
+    assert "metainfo=dict(classes=('red', 'white',))" in text
+
+
+@pytest.mark.parametrize('key', ['category_id', 'image_id'])
+def test_ids_that_point_nowhere(content, key):
+    content['annotations'][1][key] = 99
+    text = message(content)
+    assert f'annotation 8 has {key} 99' in text and 'add it there' in text
+
+
+@pytest.mark.parametrize('box', [
+    [70, 5, 10, 10], [-30, 5, 20, 10], [5, 41, 10, 10], [5, -20, 10, 20],
+    [5, 5, 0.5, 10]])
+def test_boxes_outside(content, box):
+    content['annotations'][0]['bbox'] = box
+    (note, ) = check(content)
+    assert note.startswith(
+        f'{FILE}: 1 of 3 boxes lie outside their image or are empty; the '
+        f'first is annotation 7, bbox {box}, in a.jpg of 60 x 40 pixels')
+    assert 'left out' in note
+    for annotation in content['annotations']:
+        annotation['bbox'] = box
+    assert '3 of 3 boxes' in message(content)
+
+
+def test_boxes_over_the_edge(content):
+    content['annotations'][1]['bbox'] = [-0.5, -0.5, 61, 41]  # rounding
+    assert check(content) == []
+    content['annotations'][2]['bbox'] = [50, 30, 12, 8]
+    (note, ) = check(content)
+    assert '1 of 3 boxes reach over the edge' in note
+    assert 'annotation 9' in note and 'cut there' in note
+
+
+@pytest.mark.parametrize('box', [
+    [1, 2, 3], None, [1, 2, 3, '4'], [1, 2, 3, float('nan')]])
+def test_boxes_that_are_none(content, box):
+    content['annotations'][0]['bbox'] = box
+    assert 'bbox of annotation 7 is' in message(content)
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'sub/b.png'])
+def test_images(content, name):
+    path = Path('cells/images', name)
+    data = path.read_bytes()
+    for damaged in (b'', data[:len(data) // 2], data[:-200], b'text' * 50):
+        path.write_bytes(damaged)
+        text = message(content)
+        assert '1 of 2 images in cells/images are truncated' in text
+        assert repr(name) in text and 'Copy them again' in text
+    path.write_bytes(data + b'\0' * 100)  # as some cameras do
+    assert check(content) == []
+    path.unlink()
+    text = message(content)
+    assert f'1 of 2 images are not in cells/images: {name!r}' in text
+    assert 'train_dataloader.dataset.data_prefix.img' in text
+
+
+def test_many_images_are_only_looked_up(content, monkeypatch):
+    Path('cells/images/a.jpg').write_bytes(b'')
+    monkeypatch.setattr(check_annotations, 'MANY_IMAGES', 1)
+    assert check(content) == []
+    Path('cells/images/a.jpg').unlink()
+    assert "'a.jpg'" in message(content)
+
+
+def test_data_root_may_be_left_out(content):
+    Path(FILE).write_text(json.dumps(content))
+    assert check_coco(
+        dict(type='CocoDataset', ann_file=FILE,
+             data_prefix=dict(img='cells/images'),
+             metainfo=dict(classes=('red', 'white'))), 'x') == []
