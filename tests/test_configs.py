@@ -1,25 +1,28 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Every shipped config: name, self-containedness, a step of its model."""
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
 
 from mmxvit.analysis.complexity import complexity
 from mmxvit.engine.checks import check_channels
 
-ROOT = Path(__file__).parents[1] / 'configs'
-CONFIGS = sorted(p for p in ROOT.glob('*/*.py') if p.parent.name != '_base_')
-every_config = pytest.mark.parametrize(
-    'path', CONFIGS, ids=[p.stem for p in CONFIGS])
+from .shipped import CONFIGS, ROOT, few_proposals, marked
+
+every_config = pytest.mark.parametrize('path', marked(slow=set()))
+# seconds each, and their like is tested
+SLOW = {p.stem for p in CONFIGS
+        if p.stem.startswith('cascade') and '-l1' not in p.stem}
 
 # <head>_<backbone>[_<neck>]_<gpus>xb<batch>[-amp][-<size>]-<schedule>_<data>,
 # classifiers <backbone>_<gpus>xb<batch>_in1k
 NAME = re.compile(
-    r'([a-z0-9-]+_){2,3}(\d+)xb(\d+)(-amp)?(-\d+(x\d+)?)?-\d+(e|k)_[a-z0-9-]+'
+    r'([a-z0-9-]+_){2,3}(\d+)xb(\d+)(-amp)?(-ms)?(-crop)?(-\d+(x\d+)?)?'
+    r'-\d+(e|k|x)_[a-z0-9-]+'
     r'|[a-z0-9-]+_(\d+)xb(\d+)_in1k')
 
 
@@ -31,7 +34,7 @@ def build(cfg):
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 5
+    assert len(CONFIGS) >= 40
 
 
 @every_config
@@ -58,15 +61,25 @@ def test_self_contained_with_one_slot_for_weights(path, tmp_path):
             "'../_base_", f"'{ROOT}/_base_"))
     if 'pretrained = None' in text:
         backbone = Config.fromfile(filled).model.backbone
+        # mmdet's PVT loads bare weights by itself
+        prefix = {} if 'Pyramid' in backbone.type else dict(prefix='backbone.')
         assert backbone.init_cfg == dict(
-            type='Pretrained', checkpoint='weights.pth', prefix='backbone.')
+            type='Pretrained', checkpoint='weights.pth', **prefix)
 
 
 @every_config
-def test_loss_and_prediction(path):
+def test_builds_and_channels_match(path):
     cfg = Config.fromfile(path)
     check_channels(cfg)
+    build(cfg)
+
+
+@pytest.mark.parametrize('path', marked(slow=SLOW))
+def test_loss_and_prediction(path):
+    cfg = Config.fromfile(path)
+    few_proposals(cfg)
     model = build(cfg)
+    MessageHub.get_current_instance().update_info('iter', 0)  # for YOLOX
     data = TOY_INPUTS[cfg.default_scope](cfg)
     model.train()
     losses = model.forward(
@@ -83,10 +96,41 @@ def test_loss_and_prediction(path):
     assert len(results) == 2
 
 
-def detection_inputs(cfg):
+@pytest.mark.parametrize('name', [
+    'xformer/yolov3_xformer_8xb24-320-300e_coco',
+    'lolvit/yolo_lolvit-s_8xb32-640-500e_coco',
+    'lolvit/ssdlite_lolvit-x_8xb32-320-300e_coco',
+    'lvt/panoptic-fpn_lvt_8xb8-ms-3x_coco',
+    'fcaformer/mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco',
+    'fcaformer/cascade-mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco',
+])
+@pytest.mark.parametrize('num_items', [[0, 3], [0, 0]])
+def test_images_without_objects(name, num_items):
+    cfg = Config.fromfile(ROOT / f'{name}.py')
+    few_proposals(cfg)
+    model = build(cfg).train()
+    data = detection_inputs(cfg, num_items=num_items)
+    losses = model.forward(
+        **model.data_preprocessor(data, True), mode='loss')
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert total.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters()
+               if p.grad is not None)
+
+
+def detection_inputs(cfg, **kwargs):
     from mmdet.testing import demo_mm_inputs
+    parts = cfg.model.get('roi_head', cfg.model)
+    head = parts.bbox_head
+    if isinstance(head, list):  # of a cascade
+        head = head[0]
     return demo_mm_inputs(
-        2, [[3, 64, 96]] * 2, num_classes=cfg.model.bbox_head.num_classes)
+        2, [[3, 64, 96]] * 2,
+        num_classes=head.num_classes,
+        with_mask='mask_head' in parts,
+        with_semantic='semantic_head' in cfg.model,
+        **kwargs)
 
 
 def classification_inputs(cfg):

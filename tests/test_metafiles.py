@@ -7,8 +7,13 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-from mmxvit.analysis.complexity import complexity
-from mmxvit.analysis.models import build_model, model_of_config
+from mmxvit.analysis.paper_tables import (
+    COUNTINGS,
+    agrees,
+    count,
+    count_row,
+    load_tables,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = ROOT / 'model-index.yml'
@@ -27,30 +32,42 @@ COLLECTIONS = entries('Collections')
 MODELS = entries('Models')
 every_model = pytest.mark.parametrize(
     'model', MODELS, ids=[m['Name'] for m in MODELS])
+# those whose count takes seconds are slow
+every_count = pytest.mark.parametrize('model', [
+    pytest.param(
+        m, id=m['Name'],
+        marks=pytest.mark.slow if m['Metadata']['FLOPs'] > 2e10 else ())
+    for m in MODELS
+])
 
 
 def test_index_imports_every_metafile():
     assert sorted(METAFILES) == sorted(ROOT.glob('configs/*/metafile.yml'))
 
 
-def test_every_config_but_examples_and_peers_is_listed_once():
-    expected = [
-        path.relative_to(ROOT).as_posix() for path in CONFIGS
-        if not EXAMPLES.fullmatch(path.stem) and Config.fromfile(
-            path).model.backbone.type.startswith('mmxvit.')
-    ]
+def test_every_config_but_examples_is_listed_once():
+    expected = [path.relative_to(ROOT).as_posix() for path in CONFIGS
+                if not EXAMPLES.fullmatch(path.stem)]
     assert sorted(m['Config'] for m in MODELS) == expected
+
+
+@every_model
+def test_peers_are_in_a_collection_of_their_own(model):
+    backbone = Config.fromfile(ROOT / model['Config']).model.backbone.type
+    assert model['In Collection'].endswith(' peers') != backbone.startswith(
+        'mmxvit.')
 
 
 @pytest.mark.parametrize(
     'collection', COLLECTIONS, ids=[c['Name'] for c in COLLECTIONS])
 def test_collection_names_files_that_exist(collection):
     assert (ROOT / collection['README']).is_file()
-    assert (ROOT / collection['Code']['Path']).is_file()
+    if not collection['Name'].endswith(' peers'):
+        assert (ROOT / collection['Code']['Path']).is_file()
     assert collection['Paper']['URL'].startswith('https://')
 
 
-@every_model
+@every_count
 def test_figures_are_those_of_the_config(model):
     path = ROOT / model['Config']
     assert model['Name'] == path.stem
@@ -58,11 +75,10 @@ def test_figures_are_those_of_the_config(model):
     cfg, meta = Config.fromfile(path), model['Metadata']
     assert meta['Batch Size'] == cfg.auto_scale_lr.base_batch_size
     size = meta['FLOPs Image Size']
-    counted = complexity(build_model(model_of_config(cfg)), (3, size, size))
-    counting = meta.get('FLOPs Counting', 'paper')
-    assert counting in ('paper', 'full')
+    counted = count(path, size if isinstance(size, int) else tuple(size))
+    flops = COUNTINGS[meta.get('FLOPs Counting', 'paper')][1]
     assert (meta['Parameters'], meta['FLOPs']) == (
-        counted.params, getattr(counted, counting))
+        counted.params, flops(counted))
 
 
 @every_model
@@ -74,9 +90,53 @@ def test_only_the_papers_results_without_weights(model):
 
 @every_model
 def test_readme_has_the_figures(model):
-    readme = (ROOT / model['Config']).with_name('README.md').read_text()
+    path = ROOT / model['Config']
+    readme = path.with_name('README.md').read_text()
+    assert f'{path.name})' in readme
     assert f'{model["Metadata"]["Parameters"]:,}' in readme
-    assert f'{model["Metadata"]["FLOPs"] / 1e9:.3f}' in readme
+
+
+def rows():
+    for name, table in load_tables().items():
+        for row in table.rows:
+            if row.config:
+                sizes = [s if isinstance(s, int) else s[0] for s in
+                         table.sizes]
+                heavy = max(sizes) > 700
+                yield pytest.param(
+                    table, row, id=f'{name}-{row.model}',
+                    marks=pytest.mark.slow if heavy else ())
+
+
+@pytest.mark.parametrize('table, row', list(rows()))
+def test_figures_are_those_of_the_paper_or_explained(table, row):
+    counts = count_row(ROOT / 'configs')
+    counted = [counts(row.config, size, table.counting)
+               for size in table.sizes]
+    printed = [(counted[0][0] / 1e6, row.params)] * bool(row.params) + [
+        (c[1] / 1e9, p) for c, p in zip(
+            counted, row.flops, strict=bool(row.flops))]
+    differs = [(v, p) for v, p in printed if not agrees(v, p)]
+    assert bool(differs) == bool(row.note), differs
+
+
+def test_results_in_the_metafiles_are_those_of_the_tables():
+    results = {f'configs/{row.config}.py': row.results
+               for table in load_tables().values() for row in table.rows}
+    for model in MODELS:
+        if model['Config'] in results:
+            stated = model['Metadata'].get('Paper Results', {})
+            printed = map(float, results[model['Config']].values())
+            assert bool(stated) == bool(results[model['Config']])
+            assert set(stated.values()) <= set(printed), model['Name']
+
+
+def test_a_row_without_config_says_why():
+    for table in load_tables().values():
+        for row in table.rows:
+            assert bool(row.config) != bool(row.not_built), row
+            assert not row.config or (
+                ROOT / f'configs/{row.config}.py').is_file(), row
 
 
 def test_readmes_link_to_what_exists():

@@ -8,8 +8,9 @@ positions. It does not change when a faster equivalent runs. It is kept in
 four parts:
 
 * ``linear``: convolutions and linear layers, without bias;
-* ``attention``: products of activations with activations (``q k^T``, ``a v``)
-  where a module states them, and all of :class:`torch.nn.MultiheadAttention`;
+* ``attention``: products of activations with activations (``q k^T``, ``a v``),
+  as a module states them, else every matrix product that is no linear layer;
+  and all of :class:`torch.nn.MultiheadAttention`;
 * ``norm``: two per element of a norm with affine parameters, else one;
 * ``elementwise``: one per output element of a convolution with bias, one per
   element of a ReLU-like activation (ReLU, ReLU6, LeakyReLU, PReLU, ELU), one
@@ -33,6 +34,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import (
@@ -135,9 +137,9 @@ def complexity(model: nn.Module,
     """
     images = random_images((batch, *shape), model)
     counter = FlopCounterMode(display=False)
+    stages = _StageCounter(model, counter)
     with _eval_mode(model), torch.no_grad(), _math_attention(), \
-            _NoFusedLayers(), counter, \
-            _StageCounter(model, counter) as stages:
+            _Products(stages), counter, stages:
         run_model(model, images)
     return Complexity(tuple(shape), batch, stages.result())
 
@@ -152,7 +154,7 @@ class _StageCounter:
         self.stages = {n: StageComplexity(n) for n in [*self.prefixes, REST]}
         # stage of each running module, and how many of them state their work
         self.running: list[StageComplexity] = []
-        self.stating = 0
+        self.stating = 0  # also torch's attention, counted by type
         self.seen = 0
         for name, param in model.named_parameters():
             self.stage_of(name).params += param.numel()
@@ -193,17 +195,16 @@ class _StageCounter:
     def begin(self, module: nn.Module, stage: StageComplexity) -> None:
         self.flush()
         self.running.append(stage)
-        self.stating += hasattr(module, 'nominal_macs')
+        self.stating += _states(module)
 
     def end(self, name: str, module: nn.Module, args: tuple, kwargs: dict,
             out: Any) -> None:
         self.flush()
         stage = self.running.pop()
-        states = hasattr(module, 'nominal_macs')
-        self.stating -= states
+        self.stating -= _states(module)
         if self.stating:
             return
-        if states:
+        if hasattr(module, 'nominal_macs'):
             macs = module.nominal_macs(args, out)
             unknown = set(macs) - set(PARTS)
             if unknown:
@@ -214,6 +215,12 @@ class _StageCounter:
             macs = _layer_macs(module, args, kwargs, out)
         for part, value in macs.items():
             stage.nominal[part] += int(value)
+
+    def product(self, macs: int) -> None:
+        """A matrix product of whatever runs."""
+        if not self.stating:
+            stage = self.running[-1] if self.running else self.stages[REST]
+            stage.nominal['attention'] += macs
 
     def result(self) -> list[StageComplexity]:
         return [
@@ -278,6 +285,12 @@ def _multihead_attention_macs(module: nn.MultiheadAttention, args: tuple,
     return projections + 2 * queries * (keys // batch) * dims
 
 
+def _states(module: nn.Module) -> bool:
+    """Whether a module is counted as a whole."""
+    return (hasattr(module, 'nominal_macs')
+            or isinstance(module, nn.MultiheadAttention))
+
+
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode; afterwards each module's own flag again."""
@@ -301,12 +314,26 @@ def _math_attention() -> AbstractContextManager:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-class _NoFusedLayers(TorchFunctionMode):
-    """Does nothing, and so switches torch's fused transformer layers off.
+class _Products(TorchFunctionMode):
+    """Counts the matrix products that are written as functions.
 
-    nn.MultiheadAttention and nn.TransformerEncoderLayer run as one operator
-    without a formula in eval mode, unless a torch function mode is active.
+    Any such mode also switches torch's fused transformer layers off, which
+    run as one operator without a formula in eval mode.
     """
 
+    def __init__(self, stages: _StageCounter) -> None:
+        super().__init__()
+        self.stages = stages
+
     def __torch_function__(self, func, types, args=(), kwargs=None) -> Any:
-        return func(*args, **(kwargs or {}))
+        before = self.stages.counter.get_total_flops()
+        out = func(*args, **(kwargs or {}))
+        if func in _PRODUCTS:
+            self.stages.product(
+                (self.stages.counter.get_total_flops() - before) // 2)
+        return out
+
+
+_PRODUCTS = (torch.matmul, torch.bmm, torch.baddbmm, torch.einsum,
+             torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__,
+             F.scaled_dot_product_attention)

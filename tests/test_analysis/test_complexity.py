@@ -86,13 +86,31 @@ def test_attention(batch_first):
     assert stages['patch'].nominal == counts(linear=patch)
     assert stages['qkv'].nominal == counts(linear=qkv)
     assert stages['mha'].nominal == counts(attention=cross + both)
-    # what no module states is executed only
-    assert stages['(rest)'].nominal == counts()
+    assert stages['(rest)'].nominal == counts(attention=sdpa)
     assert {n: s.executed for n, s in stages.items()} == {
         'patch': patch, 'qkv': qkv, 'mha': cross + both, '(rest)': sdpa
     }
-    assert result.full == patch + qkv + cross + both
-    assert result.executed == result.full + sdpa
+    assert result.full == patch + qkv + cross + both + sdpa
+    assert result.executed == result.full
+
+
+@pytest.mark.parametrize('product', [
+    lambda q, k: q @ k.transpose(1, 2),
+    lambda q, k: q.matmul(k.mT),
+    lambda q, k: torch.bmm(q, k.mT),
+    lambda q, k: torch.einsum('bnc,bmc->bnm', q, k),
+    lambda q, k: torch.einsum('...nc, ...mc -> ...nm', [q, k]),
+])
+def test_products_written_as_functions(product):
+    class Products(nn.Module):
+
+        def forward(self, x):
+            tokens = x.flatten(2).mT
+            return product(tokens, tokens[:, :5]).softmax(-1)
+
+    result = complexity(Products(), (3, 4, 6), batch=2)
+    assert result.nominal == counts(attention=2 * 24 * 3 * 5)
+    assert result.executed == result.full
 
 
 class Stating(nn.Module):

@@ -7,9 +7,12 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from mmxvit.analysis import drop_in
+import yaml
+
+from mmxvit.analysis import drop_in, paper_tables
 from mmxvit.models import backbones
 from mmxvit.models.backbones.base import PyramidBackbone
 
@@ -38,9 +41,38 @@ def maps() -> str:
     return '\n'.join(lines)
 
 
+def counts_of_metafiles() -> paper_tables.Counts:
+    """Counts as in the metafiles, where a test checks them; others anew."""
+    known = {}
+    for path in ROOT.glob('configs/*/metafile.yml'):
+        for model in yaml.safe_load(path.read_text())['Models']:
+            meta = model['Metadata']
+            size = meta['FLOPs Image Size']
+            known[model['Config'].removeprefix('configs/'),
+                  size if isinstance(size, int) else tuple(size),
+                  meta.get('FLOPs Counting', 'paper')] = (
+                      meta['Parameters'], meta['FLOPs'])
+    anew = paper_tables.count_row(ROOT / 'configs')
+
+    def counts(config: str, size: paper_tables.Size,
+               counting: str) -> tuple[int, int]:
+        return known.get((f'{config}.py', size, counting)) or anew(
+            config, size, counting)
+
+    return counts
+
+
+def paper_table(name: str) -> str:
+    """A table of a paper, for the README in a folder of configs."""
+    return paper_tables.render(
+        paper_tables.load_tables()[name], counts_of_metafiles(), '../')
+
+
 TABLES: dict[str, Callable[[], str]] = {
     'maps': maps,
     'drop-in': lambda: drop_in.table(archs()),
+    **{name: partial(paper_table, name)
+       for name in paper_tables.load_tables()},
 }
 
 
@@ -57,7 +89,8 @@ def main() -> None:
         '--check', action='store_true', help='only report what would change')
     args = parser.parse_args()
     changed = []
-    pages = [ROOT / 'README.md', *ROOT.glob('docs/**/*.md')]
+    pages = [ROOT / 'README.md', *ROOT.glob('docs/**/*.md'),
+             *ROOT.glob('configs/*/README.md')]
     for page in pages:
         text = page.read_text()
         new = generate(text)

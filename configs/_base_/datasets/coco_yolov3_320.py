@@ -1,6 +1,9 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 # Adapted from mmdet's YOLOv3-MobileNetV2 configs (Apache-2.0, OpenMMLab).
-# COCO boxes at 320 x 320 with YOLOv3's augmentation.
+# COCO boxes at 320 x 320 with YOLOv3's augmentation. The XFormer paper also
+# runs the network that is trained at 320 at 640 and 1024:
+#   python tools/test.py CONFIG CHECKPOINT --cfg-options \
+#       "test_dataloader.dataset.pipeline.1.scale=(640,640)"
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
 input_size = (320, 320)
@@ -72,3 +75,28 @@ val_evaluator = dict(
     metric='bbox',
     backend_args=backend_args)
 test_evaluator = val_evaluator
+
+# tools/test.py --tta. The paper tests with "multi scale flipping augmentation
+# [...] using scale of 320x320" and prints no other scale: 320 +- 20 % here.
+tta_model = dict(
+    type='DetTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.45), max_per_img=100))
+tta_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=backend_args),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=(side, side), keep_ratio=True)
+                for side in (256, 320, 384)
+            ],
+            [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)],
+            [dict(type='LoadAnnotations', with_bbox=True)],
+            [
+                dict(
+                    type='PackDetInputs',
+                    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
+                               'scale_factor', 'flip', 'flip_direction'))
+            ]
+        ])
+]

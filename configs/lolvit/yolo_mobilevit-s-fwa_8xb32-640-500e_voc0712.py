@@ -1,0 +1,6 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+# LOLViT paper, Tables 7 and 20: 78.6 mAP at IoU 0.5 (the paper's figure) with
+# fast window attention in MobileViT-S, there "MobileViT-X (FWA)".
+_base_ = './yolo_mobilevit-s_8xb32-640-500e_voc0712.py'
+
+model = dict(backbone=dict(type='mmxvit.FWAMobileViT'))

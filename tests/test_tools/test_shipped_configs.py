@@ -1,0 +1,76 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Every shipped config, on toy data: two iterations, test, pictures."""
+import json
+import os
+from pathlib import Path
+
+import cv2
+import pytest
+from mmengine.config import Config
+
+from mmxvit.datasets.shapes import write_dataset
+
+from ..shipped import CONFIGS, few_proposals, marked
+from .conftest import load_script
+
+toy_config = load_script('tools/dev/toy_config.py')
+SIZE = 64
+# one for each head and each family; the others are slow
+FAST = {
+    'cabvit-h-l1_8xb128_in1k',
+    'fcaformer-l1_8xb128_in1k',
+    'lolvit-s_8xb128_in1k',
+    'lvt_8xb128_in1k',
+    'xformer_8xb128_in1k',
+    'cascade-mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco',
+    'centernet_r18-dcnv2_8xb16-320-140e_coco',
+    'mask-rcnn_cabvit-h-l2_fpn_8xb2-ms-crop-3x_coco',
+    'panoptic-fpn_lvt_8xb8-ms-3x_coco',
+    'ssdlite_lolvit-x_8xb32-320-300e_coco',
+    'yolo_lolvit-s_8xb32-640-500e_voc0712',
+    'yolov3_xformer_8xb24-320-300e_coco',
+    'yolox_tiny_8xb8-320-300e_coco',
+}
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    """``toy(layout)``: a folder of toy data."""
+    root = tmp_path_factory.mktemp('toy')
+
+    def folder(layout):
+        if not (root / layout).exists():
+            train, val = (20, 10) if layout == 'imagenet' else (4, 3)
+            write_dataset(
+                root / layout, layout, train=train, val=val, size=SIZE)
+        return root / layout
+
+    return folder
+
+
+@pytest.mark.parametrize(
+    'path', marked(slow={p.stem for p in CONFIGS} - FAST))
+def test_trains_and_tests(path, toy, script):
+    cfg = Config.fromfile(path)
+    layout = toy_config.layout(cfg)
+    images = 10 if layout == 'imagenet' else 2  # of all classes
+    cfg = toy_config.fit(cfg, toy(layout), SIZE, batch_size=images, epochs=1)
+    for key in ('conf_thr', 'score_thr'):  # random weights are sure of none
+        if key in (cfg.model.get('test_cfg') or ()):
+            cfg.model.test_cfg[key] = -1
+    few_proposals(cfg)
+    cfg.dump('toy.py')
+    script('tools/train.py').main(['toy.py'])
+    log = ''.join(p.read_text() for p in Path('work_dirs').rglob('*.log'))
+    assert 'Epoch(train) [1][2/2]' in log
+    script('tools/test.py').main([
+        'toy.py', 'work_dirs/toy/epoch_1.pth', '--work-dir', 'test',
+        '--show-dir', 'pictures'])
+    (scores, ) = Path('test').glob('*/*.json')
+    scores = {k: v for k, v in json.loads(scores.read_text()).items()
+              if not k.endswith('time')}
+    # -1: no object of that size
+    assert scores and all(-1 <= v <= 100 for v in scores.values()), scores
+    pictures = [cv2.imread(os.fspath(p))
+                for p in Path('pictures').rglob('*.*') if p.is_file()]
+    assert len(pictures) in (3, 10) and all(p.std() > 1 for p in pictures)

@@ -1,0 +1,135 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Fit a shipped config to toy data: data, size, classes, length, no more."""
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmxvit.datasets.shapes import CLASSES, SHAPES, STUFF_CLASSES
+
+LAYOUTS = {
+    'CocoDataset': 'coco',
+    'CocoPanopticDataset': 'coco_panoptic',
+    'VOCDataset': 'voc',
+    'ImageNet': 'imagenet',
+}
+"""Toy layout that stands for a type of data set."""
+
+# classes of the toy data, by those of the real ones
+_CLASSES = dict(
+    num_classes={80: len(CLASSES), 20: len(CLASSES), 1000: len(SHAPES)},
+    num_things_classes={80: len(CLASSES)},
+    num_stuff_classes={53: len(STUFF_CLASSES)})
+_METAINFO = dict(
+    coco=dict(classes=CLASSES),
+    coco_panoptic=dict(
+        classes=(*CLASSES, *STUFF_CLASSES),
+        thing_classes=CLASSES,
+        stuff_classes=STUFF_CLASSES),
+    voc=dict(classes=CLASSES),
+    imagenet=dict(classes=tuple(sorted(SHAPES))))
+# arguments of transforms that are sizes in pixels
+_SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'border', 'input_size')
+
+
+def _dicts(node: Any) -> Iterator[dict]:
+    """All dicts below a part of a config, itself included."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _dicts(child)
+
+
+def _map(node: Any, change: Callable[[Any], Any]) -> Any:
+    """A nested value with its leaves changed."""
+    if isinstance(node, dict):
+        return {k: _map(v, change) for k, v in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(_map(v, change) for v in node)
+    return change(node)
+
+
+def _kind(part: dict) -> str:
+    return str(part.get('type', '')).rpartition('.')[2]
+
+
+def layout(cfg: Config) -> str:
+    """Toy layout of the data that a config is for."""
+    (name, ) = {
+        LAYOUTS[_kind(part)]
+        for part in _dicts(cfg.to_dict()['train_dataloader'])
+        if _kind(part) in LAYOUTS
+    }
+    return name
+
+
+def _shrink(pipelines: Any, factor: float) -> None:
+    for transform in _dicts(pipelines):
+        for key in _SIZES:
+            # a scale of floats is a ratio
+            if key in transform and 'type' in transform:
+                transform[key] = _map(
+                    transform[key], lambda v: round(v * factor)
+                    if isinstance(v, int) else v)
+
+
+def fit(cfg: Config, data: Path, size: int, batch_size: int,
+        epochs: int) -> Config:
+    """Bring a shipped config to toy data.
+
+    Args:
+        cfg: The config; it stays as it is.
+        data: Folder of toy data in the layout that :func:`layout` names.
+        size: The short side, in pixels, to which images are resized for
+            testing; all other sizes of the pipelines shrink with it.
+        batch_size: Of training and testing.
+        epochs: Length of the training. Schedules stay as they are.
+
+    Returns:
+        Config: The fitted config.
+    """
+    name = layout(cfg)
+    new = copy.deepcopy(cfg).to_dict()
+    tested = [
+        t for t in _dicts(new['test_dataloader'])
+        if t.get('type') in ('Resize', 'CenterCrop', 'ResizeEdge')
+    ]
+    test_size = tested[-1].get('scale', tested[-1].get('crop_size'))
+    factor = size / (min(test_size) if isinstance(test_size, (
+        list, tuple)) else test_size)
+    root = new['data_root']
+    folder = data / 'VOCdevkit' if name == 'voc' else data
+
+    def move(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(root):
+            return str(folder / value[len(root):].lstrip('/'))
+        return value
+
+    for split in ('train', 'val', 'test'):
+        loader = new[f'{split}_dataloader']
+        for part in _dicts(loader):
+            if _kind(part) in LAYOUTS:
+                part['metainfo'] = _METAINFO[name]
+            if part.get('type') == 'RepeatDataset':
+                part['times'] = 1
+        _shrink(loader, factor)
+        loader = _map(loader, move)
+        loader.update(
+            batch_size=batch_size, num_workers=0, persistent_workers=False)
+        new[f'{split}_dataloader'] = loader
+    for split in ('val', 'test'):
+        new[f'{split}_evaluator'] = _map(new[f'{split}_evaluator'], move)
+        new[f'{split}_evaluator'].pop('topk', None)
+    for part in _dicts([new['model'], new.get('data_preprocessor', {})]):
+        for key, numbers in _CLASSES.items():
+            if key in part:
+                part[key] = numbers[part[key]]
+    train_cfg = new['train_cfg']
+    train_cfg.update(max_epochs=epochs, val_interval=epochs)
+    new['auto_scale_lr']['base_batch_size'] = batch_size
+    new['default_hooks']['logger'] = dict(type='LoggerHook', interval=1)
+    return Config(new)
