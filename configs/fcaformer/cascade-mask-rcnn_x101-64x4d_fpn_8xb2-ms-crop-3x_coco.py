@@ -27,6 +27,8 @@ model = dict(
         if pretrained else None),
     neck=dict(in_channels=[256, 512, 1024, 2048]))
 
+# Swin's, from whose paper the row is: there only the backbones differ
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4))
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.))

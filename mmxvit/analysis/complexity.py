@@ -334,6 +334,7 @@ class _Products(TorchFunctionMode):
         return out
 
 
-_PRODUCTS = (torch.matmul, torch.bmm, torch.baddbmm, torch.einsum,
-             torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__,
+_PRODUCTS = (torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm,
+             torch.einsum, torch.tensordot, torch.Tensor.matmul,
+             torch.Tensor.mm, torch.Tensor.bmm, torch.Tensor.__matmul__,
              F.scaled_dot_product_attention)

@@ -43,6 +43,7 @@ class Row:
     params: str | None = None
     flops: list[str] = field(default_factory=list)
     results: dict[str, str] = field(default_factory=dict)
+    counting: str | None = None
     note: str | None = None
 
 
@@ -129,8 +130,8 @@ def render(table: Table, counts: Counts, link: str = '') -> str:
         name, params, flops = row.model, 'not built', ''
         if row.config:
             name = f'[{name}]({link}{row.config}.py)'
-            counted = [counts(row.config, s, table.counting)
-                       for s in table.sizes]
+            counting = row.counting or table.counting
+            counted = [counts(row.config, s, counting) for s in table.sizes]
             params = f'{counted[0][0]:,}'
             flops = ' / '.join(f'{c[1] / 1e9:.3f}' for c in counted)
         lines.append([
@@ -144,6 +145,12 @@ def render(table: Table, counts: Counts, link: str = '') -> str:
     if results:
         says += " Accuracies are the paper's; nothing was trained here."
     notes = [f'* {r.model}: {r.note}.' for r in table.rows if r.note]
+    for counting in dict.fromkeys(r.counting for r in table.rows):
+        if counting:
+            models = ', '.join(
+                r.model for r in table.rows if r.counting == counting)
+            notes.append(f'* As its authors counted, {models}: '
+                         f'{COUNTINGS[counting][0]}.')
     reasons = dict.fromkeys(r.not_built for r in table.rows if r.not_built)
     for reason in reasons:
         models = ', '.join(

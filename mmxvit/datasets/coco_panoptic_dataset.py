@@ -50,6 +50,13 @@ class CocoPanopticDataset(datasets.CocoPanopticDataset):
                 f'{names[things.index(False)]}, which is stuff, before '
                 'things, but the heads take the first labels for things: '
                 'list all things first, in the file and in metainfo.classes')
+        ordered = [n for n in names if n in self.metainfo['classes']]
+        if ordered != list(self.metainfo['classes']):
+            raise UserError(
+                f'{self.ann_file}: lists its categories in another order than '
+                f'`classes` of the config, and mmdet numbers the classes by '
+                f'it: {", ".join(ordered[:5])}'
+                f'{", ..." * (len(ordered) > 5)}. {METAINFO}')
         return data_list
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
@@ -59,4 +66,11 @@ class CocoPanopticDataset(datasets.CocoPanopticDataset):
         check_categories(self.ann_file, image_id,
                          raw_data_info['raw_ann_info'], self._categories,
                          self.cat2label)
-        return super().parse_data_info(raw_data_info)
+        data_info = super().parse_data_info(raw_data_info)
+        kept = {s['id'] for s in data_info['segments_info']}
+        # without area, or less than a pixel wide: no object for mmdet
+        unused = [s for s in raw_data_info['raw_ann_info'] or ()
+                  if s['id'] not in kept]
+        if unused:
+            data_info['unused_segments'] = unused
+        return data_info

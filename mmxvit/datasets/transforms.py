@@ -53,8 +53,10 @@ class LoadPanopticAnnotations(transforms.LoadPanopticAnnotations):
         path = results.get('seg_map_path')
         if path is None:
             return
+        segments = results['segments_info']
         ids = read_ids(
-            path, results['segments_info'], backend_args=self.backend_args)
+            path, [*segments, *results.get('unused_segments', ())],
+            backend_args=self.backend_args)
         if ids.shape != tuple(results['ori_shape']):
             raise UserError(
                 f'{path}: is of {ids.shape[::-1]} pixels, its image '
@@ -62,7 +64,7 @@ class LoadPanopticAnnotations(transforms.LoadPanopticAnnotations):
                 'must be of one size: write the PNG again at that of the '
                 'image')
         masks, labels = [], np.full(ids.shape, IGNORED, np.int32)
-        for segment in results['segments_info']:
+        for segment in segments:
             mask = ids == segment['id']
             labels[mask] = segment['category']
             if segment['is_thing']:

@@ -1,11 +1,12 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-"""Mistakes in COCO annotations that mmdet passes over in silence."""
+"""Mistakes in annotations that mmdet passes over in silence."""
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 from mmengine.registry import DATASETS
 from PIL import Image
@@ -39,15 +40,89 @@ def check_coco(dataset: dict, key: str) -> list[str]:
     root = dataset.get('data_root') or ''
     path = os.path.join(root, dataset['ann_file'])
     content = _read(path)
-    _check_format(path, content)
-    classes = _classes(dataset)
-    notes = _check_categories(path, content, classes, key)
+    tested = dataset.get('test_mode', False)
+    if tested and isinstance(content, dict):  # a test set without truth
+        content.setdefault('annotations', [])
+    _check_format(path, content, tested)
+    notes = _check_categories(path, content, _classes(dataset), key)
     notes += _check_boxes(path, content)
-    folder = os.path.join(root, (dataset.get('data_prefix') or {}).get(
-        'img', ''))
-    _check_images(
-        path, folder, [i['file_name'] for i in content['images']], key)
+    _check_images(path, _image_folder(dataset), content['images'], key)
     return notes
+
+
+def check_panoptic(dataset: dict, key: str) -> list[str]:
+    """Check the images of a ``CocoPanopticDataset``.
+
+    Its annotations are checked where they are loaded, by
+    ``mmxvit.CocoPanopticDataset``. Arguments and results as for
+    :func:`check_coco`.
+    """
+    path = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
+    content = _read(path)
+    images = content.get('images') if isinstance(content, dict) else None
+    if isinstance(images, list) and all(
+            isinstance(i, dict) and 'file_name' in i for i in images):
+        _check_images(path, _image_folder(dataset), images, key)
+    return []
+
+
+def check_voc(dataset: dict, key: str) -> list[str]:
+    """Check annotations and images of a ``VOCDataset``, as :func:`check_coco`.
+
+    Of more than ``MANY_IMAGES`` only the names are looked at.
+    """
+    root = dataset.get('data_root') or ''
+    path = os.path.join(root, dataset['ann_file'])
+    prefix = dataset.get('data_prefix') or {}
+    folder = os.path.join(root, prefix.get('sub_data_root', ''))
+    names = Path(path).read_text().split()
+    images = [dict(id=n, file_name=f'JPEGImages/{n}.jpg') for n in names]
+    _check_images(path, folder, images, f'{key}.data_prefix.sub_data_root')
+    if len(names) > MANY_IMAGES:
+        return []
+    objects, known = [], _classes(dataset)
+    for image in images:
+        file = os.path.join(folder, 'Annotations', f'{image["id"]}.xml')
+        objects += _voc_objects(file, image)
+    content = dict(images=images, annotations=objects)
+    unknown = Counter(
+        o['name'] for o in objects if o['name'] not in known)
+    return _note_unknown(folder, objects, unknown, known,
+                         key) + _check_boxes(folder, content)
+
+
+def _voc_objects(file: str, image: dict) -> list[dict]:
+    """Objects in an XML file; the size of the image goes to ``image``."""
+    try:
+        xml = ElementTree.parse(file).getroot()
+        image.update({side: int(xml.find(f'size/{side}').text)
+                      for side in ('width', 'height')})
+        found = []
+        for i, node in enumerate(xml.iter('object')):
+            box = node.find('bndbox')
+            left, top, right, bottom = (
+                float(box.find(side).text)
+                for side in ('xmin', 'ymin', 'xmax', 'ymax'))
+            # VOC counts from 1, and the last pixel is part of the box
+            size = right - left + 1, bottom - top + 1
+            found.append(
+                dict(
+                    id=f'{image["id"]}.xml, object {i}',
+                    image_id=image['id'],
+                    name=node.find('name').text,
+                    bbox=[left - 1, top - 1, *size],
+                    area=size[0] * size[1]))
+        return found
+    except FileNotFoundError:
+        raise UserError(
+            f'{file}: is missing; add it, or take {image["id"]} from the '
+            'list of images') from None
+    except (ElementTree.ParseError, AttributeError, TypeError,
+            ValueError) as error:
+        raise UserError(
+            f'{file}: is not in the format of PASCAL VOC ({error}): it has '
+            'size (width, height) and objects of name and bndbox (xmin, '
+            'ymin, xmax, ymax); write it again') from error
 
 
 def _read(path: str) -> dict:
@@ -59,7 +134,13 @@ def _read(path: str) -> dict:
             'or name another one in ann_file') from error
 
 
-def _check_format(path: str, content: object) -> None:
+def _image_folder(dataset: dict) -> str:
+    return os.path.join(
+        dataset.get('data_root') or '',
+        (dataset.get('data_prefix') or {}).get('img', ''))
+
+
+def _check_format(path: str, content: object, tested: bool) -> None:
     lists = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or any(
             not isinstance(content.get(name), list) for name in lists):
@@ -68,20 +149,35 @@ def _check_format(path: str, content: object) -> None:
             f'{", ".join(lists)}; convert the annotations to it')
     wanted = dict(
         images=('id', 'file_name', 'height', 'width'),
-        annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
+        annotations=('id', 'image_id', 'category_id', 'bbox', 'area') +
+        ('iscrowd', ) * tested,  # the evaluation asks for it
         categories=('id', 'name'))
+    numbers = ('height', 'width', 'area')
     for name, keys in wanted.items():
         for i, entry in enumerate(content[name]):
+            if not isinstance(entry, dict):
+                raise UserError(f'{path}: {name}[{i}] is {entry!r}, expected '
+                                f'an object with {", ".join(keys)}')
             absent = [k for k in keys if k not in entry]
             if absent:
                 raise UserError(
                     f'{path}: {name}[{i}] has no {", ".join(absent)}; add '
                     f'{"it" if len(absent) == 1 else "them"}')
+            for key in numbers:
+                if key in keys and not _is_number(entry[key]):
+                    raise UserError(f'{path}: {key} of {name}[{i}] is '
+                                    f'{entry[key]!r}, expected a number')
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _classes(dataset: dict) -> tuple[str, ...]:
-    with DATASETS.switch_scope_and_registry('mmdet') as registry:
-        kind = registry.get(dataset['type'])
+    kind = dataset['type']
+    if not isinstance(kind, type):  # as in pure Python configs
+        with DATASETS.switch_scope_and_registry('mmdet') as registry:
+            kind = registry.get(kind)
     # may name a file with one class per line
     return tuple(kind._load_metainfo(dataset.get('metainfo'))['classes'])
 
@@ -89,9 +185,7 @@ def _classes(dataset: dict) -> tuple[str, ...]:
 def _check_categories(path: str, content: dict, classes: tuple[str, ...],
                       key: str) -> list[str]:
     names = {c['id']: c['name'] for c in content['categories']}
-    known = ', '.join(map(repr, names.values()))
-    remedy = (f'set {key}.metainfo=dict(classes=({known},)), also for the '
-              'other splits, and num_classes of the heads to their number')
+    known = tuple(names.values())
     images = {i['id'] for i in content['images']}
     for annotation in content['annotations']:
         category, image = annotation['category_id'], annotation['image_id']
@@ -99,25 +193,51 @@ def _check_categories(path: str, content: dict, classes: tuple[str, ...],
             raise UserError(
                 f'{path}: annotation {annotation["id"]} has category_id '
                 f'{category}, which is not in `categories` of the file '
-                f'({known}): add it there, or correct the annotation')
+                f'({_some(known)}): add it there, or correct the annotation')
         if image not in images:
             raise UserError(
                 f'{path}: annotation {annotation["id"]} has image_id {image}, '
                 'which is not in `images` of the file: add it there, or '
                 'remove the annotation')
-    absent = [c for c in classes if c not in names.values()]
+    twice = [n for n, count in Counter(known).items() if count > 1]
+    if twice:
+        raise UserError(f'{path}: has several categories {_some(twice)}: give '
+                        'each another name')
+    absent = [c for c in classes if c not in known]
     if absent:
         raise UserError(
             f'{path}: has no category {_some(absent)}, but the config has '
-            f'such classes: {remedy}')
+            f'such classes: {_set_classes(known, key)}')
+    order = tuple(n for n in known if n in classes)
+    if order != classes:
+        raise UserError(
+            f'{path}: lists its categories in the order {_some(order)}, and '
+            'mmdet numbers the classes by it, but the config has '
+            f'{_some(classes)}: {_set_classes(order, key)}')
     unknown = Counter(
         names[a['category_id']] for a in content['annotations']
         if names[a['category_id']] not in classes)
+    return _note_unknown(path, content['annotations'], unknown, known, key)
+
+
+def _set_classes(names: tuple[str, ...], key: str) -> str:
+    listed = (f'({", ".join(map(repr, names))},)' if len(names) <= 20 else
+              'the names in the order of the file')
+    return (f'set {key}.metainfo.classes to {listed}, also for the other '
+            'splits, and num_classes of the heads to their number')
+
+
+def _note_unknown(path: str, annotations: list[dict], unknown: Counter,
+                  known: tuple[str, ...], key: str) -> list[str]:
+    """That objects are left out, as their classes are not in the config."""
+    if not unknown:
+        return []
+    every = dict.fromkeys((*known, *unknown))
     return [
-        f'{path}: {count} of {len(content["annotations"])} annotations are '
-        f'of category {name!r}, which the config does not know; they are '
-        f'left out. To use them {remedy}'
-        for name, count in unknown.items()
+        f'{path}: {sum(unknown.values())} of {len(annotations)} annotations '
+        'are of categories that the config does not know, '
+        f'{_some(list(unknown))}; they are left out. To use them '
+        f'{_set_classes(tuple(every), key)}'
     ]
 
 
@@ -127,8 +247,7 @@ def _check_boxes(path: str, content: dict) -> list[str]:
     for annotation in content['annotations']:
         box = annotation['bbox']
         if (not isinstance(box, list) or len(box) != 4 or not all(
-                isinstance(v, (int, float)) and math.isfinite(v)
-                for v in box)):
+                _is_number(v) for v in box)):
             raise UserError(
                 f'{path}: bbox of annotation {annotation["id"]} is {box}, '
                 'expected [x, y, width, height] in pixels: correct it')
@@ -137,7 +256,7 @@ def _check_boxes(path: str, content: dict) -> list[str]:
         right, bottom = x + width, y + height
         if (min(right, image['width']) <= max(x, 0)
                 or min(bottom, image['height']) <= max(y, 0)
-                or width < 1 or height < 1):
+                or min(width, height) < 1 or annotation['area'] <= 0):
             outside.append(annotation)
         elif (min(x, y) < -1 or right > image['width'] + 1
               or bottom > image['height'] + 1):
@@ -170,14 +289,16 @@ def _check_boxes(path: str, content: dict) -> list[str]:
     return notes
 
 
-def _check_images(path: str, folder: str, names: list[str], key: str) -> None:
+def _check_images(path: str, folder: str, images: list[dict],
+                  key: str) -> None:
+    names = [os.path.normpath(i['file_name']) for i in images]
     there = set(_names(folder, {os.path.dirname(n) for n in names}))
     absent = [n for n in names if n not in there]
     if absent:
         raise UserError(
             f'{path}: {len(absent)} of {len(names)} images are not in '
             f'{folder or "."}: {_some(absent)}. Add them, correct '
-            f'{key}.data_prefix.img, or remove them from the file')
+            f'data_prefix of {key}, or remove them from the file')
     if len(names) > MANY_IMAGES:
         return
     damaged = [n for n in names if not _complete(os.path.join(folder, n))]
@@ -198,21 +319,25 @@ def _names(folder: str, subfolders: Iterable[str]) -> Iterator[str]:
 
 
 def _complete(path: str) -> bool:
-    """Whether an image ends as it should; only if in doubt it is decoded."""
+    """Whether a JPEG or PNG is whole; only if in doubt it is decoded."""
     with open(path, 'rb') as file:
         start = file.read(8)
         file.seek(-min(os.path.getsize(path), 64), os.SEEK_END)
         tail = file.read()
     if any(start.startswith(s) and end in tail for s, end in _ENDS.items()):
         return True
+    if not path.lower().endswith(('.jpg', '.jpeg', '.png')):
+        return start != b''
     try:
         with Image.open(path) as image:
             image.load()
+    except Image.DecompressionBombError:  # huge, no more is known
+        return True
     except (OSError, SyntaxError, ValueError):  # as PIL reports damage
         return False
     return True
 
 
-def _some(names: list[str], count: int = 5) -> str:
+def _some(names: Sequence[str], count: int = 5) -> str:
     return ', '.join(map(repr, names[:count])) + ', ...' * (
         len(names) > count)

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmxvit.models.backbones.base import PyramidBackbone
 
-from .check_annotations import check_coco
+from .check_annotations import check_coco, check_panoptic, check_voc
 from .command import UserError, type_name
 
 # Dataset type -> layout of tools/dataset_tools/make_shapes.py
@@ -25,12 +25,18 @@ _LAYOUTS = (
     ('imagenet|custom', 'imagenet'),
 )
 _MAKE_TOY_DATA = 'python tools/dataset_tools/make_shapes.py'
+_LOOK_INTO = {
+    'CocoDataset': check_coco,
+    'CocoPanopticDataset': check_panoptic,
+    'VOCDataset': check_voc,
+}
+_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 # They fetch their files by themselves.
 _DOWNLOADED = ('CIFAR', 'MNIST')
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
-    """Check that what a run reads exists; of COCO, also what is in it.
+    """Check that what a run reads exists; of COCO and VOC also what is in it.
 
     Looks at data sets and evaluators of ``splits`` (``'train'``, ``'val'``,
     ``'test'``), inside wrappers such as ``RepeatDataset`` too. Data on remote
@@ -43,7 +49,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     Raises:
         UserError: Something is missing; lists all of it with the keys of the
             config and the command that makes toy data. Or
-            :func:`~.check_annotations.check_coco` found a mistake.
+            :mod:`.check_annotations` found a mistake.
     """
     missing, roots, layouts = [], [], []
     for split in splits:
@@ -91,7 +97,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
 
 def _look_into_files(cfg: Config, splits: Sequence[str]) -> list[str]:
     notes, seen = [], []
-    if os.environ.get('RANK', '0') != '0':
+    if any(os.environ.get(rank, '0') != '0' for rank in _RANKS):
         return notes
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -99,10 +105,11 @@ def _look_into_files(cfg: Config, splits: Sequence[str]) -> list[str]:
                 loader.get('dataset'), f'{split}_dataloader.dataset'):
             files = [dataset.get(k) for k in (
                 'data_root', 'ann_file', 'data_prefix', 'metainfo')]
-            if (_kind(dataset) == 'CocoDataset' and dataset.get('ann_file')
-                    and any(_expected(dataset)) and files not in seen):
+            look = _LOOK_INTO.get(_kind(dataset))
+            if (look and dataset.get('ann_file') and any(_expected(dataset))
+                    and files not in seen):
                 seen.append(files)  # such as of a test on the validation set
-                notes += check_coco(dataset, key)
+                notes += look(dataset, key)
     return notes
 
 

@@ -98,6 +98,7 @@ def test_attention(batch_first):
     lambda q, k: q @ k.transpose(1, 2),
     lambda q, k: q.matmul(k.mT),
     lambda q, k: torch.bmm(q, k.mT),
+    lambda q, k: torch.stack([a.mm(b.T) for a, b in zip(q, k, strict=True)]),
     lambda q, k: torch.einsum('bnc,bmc->bnm', q, k),
     lambda q, k: torch.einsum('...nc, ...mc -> ...nm', [q, k]),
 ])

@@ -94,6 +94,25 @@ def test_missing_categories(truth):
         build(classes)
 
 
+def test_order_of_the_classes(truth):
+    """mmdet numbers them as the file does."""
+    truth['categories'][:2] = truth['categories'][1::-1]
+    save(truth)
+    with pytest.raises(UserError, match='2017.json: lists its categories in '
+                       f'another order .*{CHANGE}'):
+        build()
+
+
+def test_segments_that_are_no_objects_for_mmdet(truth):
+    """Less than a pixel wide; their pixels are not an unknown segment."""
+    segment = truth['annotations'][0]['segments_info'][0]
+    segment['bbox'][2] = 0.5
+    save(truth)
+    info = build().get_data_info(0)
+    assert [s['id'] for s in info['unused_segments']] == [segment['id']]
+    assert segment['id'] not in [s['id'] for s in info['segments_info']]
+
+
 def test_stuff_before_things(truth):
     truth['categories'].reverse()
     save(truth)

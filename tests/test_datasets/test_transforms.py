@@ -50,6 +50,14 @@ def test_masks_and_labels(results):
     assert loaded['gt_bboxes_labels'].tolist() == [0]
 
 
+def test_unused_segments_are_ignored(results):
+    used = [s for s in SEGMENTS if s['id'] != 9]
+    results.update(segments_info=used, unused_segments=[SEGMENTS[0]])
+    labels = load(results)['gt_seg_map']
+    assert (labels[IDS == 9] == 255).all()
+    assert (labels[IDS == 300] == 1).all()
+
+
 def test_parts_can_be_left_out(results):
     loaded = load(results.copy(), with_bbox=False, with_mask=False)
     assert 'gt_masks' not in loaded and 'gt_bboxes' not in loaded

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from mmxvit.engine import check_annotations
-from mmxvit.engine.check_annotations import check_coco
+from mmxvit.engine.check_annotations import (
+    check_coco,
+    check_panoptic,
+    check_voc,
+)
 from mmxvit.engine.command import UserError
 
 FILE = 'cells/train.json'
@@ -49,6 +53,31 @@ def check(content, classes=('red', 'white'), **changes):
             **changes), 'train_dataloader.dataset')
 
 
+def test_set_without_truth(content):
+    del content['annotations']
+    assert 'not in the format of COCO' in message(content)
+    assert check(content, test_mode=True) == []
+
+
+def test_crowd_flags_are_needed_for_the_evaluation(content):
+    assert check(content) == []
+    Path(FILE).write_text(json.dumps(content))
+    with pytest.raises(UserError, match='has no iscrowd; add it'):
+        check(content, test_mode=True)
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = 0
+    assert check(content, test_mode=True) == []
+
+
+def test_pure_python_configs(content):
+    from mmdet.datasets import CocoDataset
+    Path(FILE).write_text(json.dumps(content))
+    assert check_coco(
+        dict(type=CocoDataset, data_root='cells', ann_file='train.json',
+             data_prefix=dict(img='images'),
+             metainfo=dict(classes=('red', 'white'))), 'x') == []
+
+
 def message(content, classes=('red', 'white')):
     with pytest.raises(UserError) as error:
         check(content, classes)
@@ -58,8 +87,9 @@ def message(content, classes=('red', 'white')):
 
 def test_good_data(content):
     assert check(content) == []
-    # other order, as it is the names that count
-    assert check(content, ('white', 'red')) == []
+    # COCO's file has more categories than a config needs
+    content['categories'].insert(1, dict(id=5, name='blue'))
+    assert check(content) == []
 
 
 def test_classes_from_a_file(content):
@@ -93,9 +123,9 @@ def test_keys_that_are_needed(content, part, key):
 def test_category_that_the_config_does_not_know(content):
     (note, ) = check(content, ('red', ))
     assert note == (
-        f"{FILE}: 2 of 3 annotations are of category 'white', which the "
-        'config does not know; they are left out. To use them set '
-        "train_dataloader.dataset.metainfo=dict(classes=('red', 'white',)), "
+        f'{FILE}: 2 of 3 annotations are of categories that the config does '
+        "not know, 'white'; they are left out. To use them set "
+        "train_dataloader.dataset.metainfo.classes to ('red', 'white',), "
         'also for the other splits, and num_classes of the heads to their '
         'number')
     # nothing is lost where nothing has it
@@ -106,7 +136,35 @@ def test_category_that_the_config_does_not_know(content):
 def test_class_that_the_file_does_not_know(content):
     text = message(content, ('red', 'white', 'blue'))
     assert "no category 'blue'" in text
-    assert "metainfo=dict(classes=('red', 'white',))" in text
+    assert "metainfo.classes to ('red', 'white',)" in text
+
+
+def test_order_of_the_classes(content):
+    """mmdet numbers them as the file does, whatever the config says."""
+    text = message(content, ('white', 'red'))
+    assert "in the order 'red', 'white'" in text
+    assert "metainfo.classes to ('red', 'white',)" in text
+    content['categories'][1]['name'] = 'red'
+    assert "several categories 'red'" in message(content, ('red', ))
+
+
+def test_part_of_many_classes(content):
+    content['categories'] += [
+        dict(id=i, name=f'c{i}') for i in range(5, 85)]
+    for i, annotation in enumerate(content['annotations']):
+        annotation['category_id'] = 10 * (i + 1)
+    (note, ) = check(content, ('red', 'white'))
+    assert '3 of 3 annotations' in note and len(note) < 500
+
+
+@pytest.mark.parametrize('part, value, words', [
+    ('images', 1, 'images[0] is 1, expected an object'),
+    ('images', dict(id=1, file_name='a.jpg', height=4, width=None),
+     'width of images[0] is None, expected a number'),
+])
+def test_entries_of_another_kind(content, part, value, words):
+    content[part][0] = value
+    assert words in message(content)
 
 
 @pytest.mark.parametrize('key', ['category_id', 'image_id'])
@@ -126,6 +184,8 @@ def test_boxes_outside(content, box):
         f'{FILE}: 1 of 3 boxes lie outside their image or are empty; the '
         f'first is annotation 7, bbox {box}, in a.jpg of 60 x 40 pixels')
     assert 'left out' in note
+    content['annotations'][1]['area'] = 0
+    assert '2 of 3 boxes' in check(content)[0]
     for annotation in content['annotations']:
         annotation['bbox'] = box
     assert '3 of 3 boxes' in message(content)
@@ -161,7 +221,7 @@ def test_images(content, name):
     path.unlink()
     text = message(content)
     assert f'1 of 2 images are not in cells/images: {name!r}' in text
-    assert 'train_dataloader.dataset.data_prefix.img' in text
+    assert 'data_prefix of train_dataloader.dataset' in text
 
 
 def test_many_images_are_only_looked_up(content, monkeypatch):
@@ -170,6 +230,67 @@ def test_many_images_are_only_looked_up(content, monkeypatch):
     assert check(content) == []
     Path('cells/images/a.jpg').unlink()
     assert "'a.jpg'" in message(content)
+
+
+def test_other_formats_and_spellings(content):
+    Path('cells/images/a.npy').write_bytes(b'some array')
+    content['images'][0]['file_name'] = './a.npy'
+    content['images'][1]['file_name'] = 'sub//b.png'
+    assert check(content) == []
+    Path('cells/images/a.npy').write_bytes(b'')
+    assert "'a.npy'" in message(content)
+
+
+XML = '''<annotation><size><width>60</width><height>40</height></size>
+<object><name>red</name><bndbox><xmin>{}</xmin><ymin>2</ymin>
+<xmax>{}</xmax><ymax>20</ymax></bndbox></object></annotation>'''
+
+
+@pytest.fixture
+def voc(content):
+    for name in ('JPEGImages', 'Annotations'):
+        Path('cells/VOC', name).mkdir(parents=True)
+    for i in (1, 2):
+        Path(f'cells/VOC/JPEGImages/{i}.jpg').write_bytes(
+            Path('cells/images/a.jpg').read_bytes())
+        Path(f'cells/VOC/Annotations/{i}.xml').write_text(XML.format(1, 60))
+    Path('cells/list.txt').write_text('1\n2\n')
+    return dict(type='VOCDataset', data_root='cells', ann_file='list.txt',
+                data_prefix=dict(sub_data_root='VOC'),
+                metainfo=dict(classes=('red', 'white')))
+
+
+def test_voc(voc):
+    assert check_voc(voc, 'x') == []
+    Path('cells/VOC/Annotations/2.xml').write_text(XML.format(70, 90))
+    (note, ) = check_voc(voc, 'x')
+    assert '1 of 2 boxes lie outside' in note and '2.xml, object 0' in note
+    voc['metainfo'] = dict(classes=('white', ))
+    assert "does not know, 'red'; they are left out" in check_voc(voc, 'x')[0]
+    for damage in ('<annotation>', XML.format('left', 9), '<a></a>'):
+        Path('cells/VOC/Annotations/1.xml').write_text(damage)
+        with pytest.raises(UserError, match='1.xml: is not in the format'):
+            check_voc(voc, 'x')
+    Path('cells/VOC/Annotations/1.xml').unlink()
+    with pytest.raises(UserError, match='1.xml: is missing'):
+        check_voc(voc, 'x')
+    Path('cells/VOC/JPEGImages/2.jpg').write_bytes(b'')
+    with pytest.raises(UserError, match="truncated or no images: 'JPEG"):
+        check_voc(voc, 'x')
+    Path('cells/VOC/JPEGImages/2.jpg').unlink()
+    with pytest.raises(UserError, match='list.txt: 1 of 2 images are not'):
+        check_voc(voc, 'x')
+
+
+def test_images_of_panoptic_data(content):
+    Path(FILE).write_text(json.dumps(content))
+    dataset = dict(
+        type='mmxvit.CocoPanopticDataset', data_root='cells',
+        ann_file='train.json', data_prefix=dict(img='images', seg='seg'))
+    assert check_panoptic(dataset, 'x') == []
+    Path('cells/images/a.jpg').unlink()
+    with pytest.raises(UserError, match="are not in cells/images: 'a.jpg'"):
+        check_panoptic(dataset, 'x')
 
 
 def test_data_root_may_be_left_out(content):

@@ -22,6 +22,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
+from pycocotools import mask
 
 from mmxvit.datasets.shapes import SHAPES, STUFF_CLASSES, write_dataset
 from mmxvit.engine.command import load_config
@@ -203,11 +204,19 @@ def test_gradients_are_the_mean_of_one_process(folder, name, monkeypatch):
 
 
 def same(a, b):
-    """Equality of nested results, to the last bit."""
+    """Equality of nested results but for what rounding does.
+
+    The last bits of a network's maps may differ between processes, and masks
+    of random weights are near the threshold everywhere.
+    """
+    if isinstance(a, dict) and 'counts' in a:  # run lengths of a mask
+        return (mask.decode(a) != mask.decode(b)).mean() < 0.01
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, torch.Tensor) and a.is_floating_point():
+        return torch.allclose(a, b, rtol=1e-4, atol=1e-4)
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 

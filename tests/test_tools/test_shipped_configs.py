@@ -26,6 +26,7 @@ FAST = {
     'centernet_r18-dcnv2_8xb16-320-140e_coco',
     'mask-rcnn_cabvit-h-l2_fpn_8xb2-ms-crop-3x_coco',
     'panoptic-fpn_lvt_8xb8-ms-3x_coco',
+    'retinanet_lvt_fpn_1xb8-320-20e_bccd',
     'ssdlite_lolvit-x_8xb32-320-300e_coco',
     'yolo_lolvit-s_8xb32-640-500e_voc0712',
     'yolov3_xformer_8xb24-320-300e_coco',

@@ -305,7 +305,7 @@ def test_mistakes_in_the_annotations(config, data, train, test, failure,
     Path('cells/train.json').write_text(json.dumps(content))
     train([path, '--work-dir', 'w'])
     assert '1 of 4 boxes lie outside their image' in log('w')
-    assert "of category 'star', which the config does not know" in log('w')
+    assert "that the config does not know, 'star'" in log('w')
 
     image = Path('cells/val/1.png')
     image.write_bytes(image.read_bytes()[:-300])

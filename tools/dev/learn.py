@@ -221,12 +221,14 @@ def main() -> None:
                 job.layout)
         folder = work_dir / job.name
         config = work_dir / f'{job.name}.py'
-        config.write_text(job.text(data))
+        text = job.text(data)
+        config.write_text(text)
+        finished = folder / 'finished.py'  # the config of a whole training
         start = time.monotonic()
-        value = result(folder, job.metric)
-        if value is None:
+        if not finished.exists() or finished.read_text() != text:
             run('tools/train.py', config, '--work-dir', folder)
-            value = result(folder, job.metric)
+            finished.write_text(text)
+        value = result(folder, job.metric)
         if value is None:
             sys.exit(f'{folder}: the training gave no {job.metric}')
         failed |= value < job.target

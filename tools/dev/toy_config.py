@@ -17,11 +17,6 @@ LAYOUTS = {
 }
 """Toy layout that stands for a type of data set."""
 
-# classes of the toy data, by those of the real ones
-_CLASSES = dict(
-    num_classes={80: len(CLASSES), 20: len(CLASSES), 1000: len(SHAPES)},
-    num_things_classes={80: len(CLASSES)},
-    num_stuff_classes={53: len(STUFF_CLASSES)})
 _METAINFO = dict(
     coco=dict(classes=CLASSES),
     coco_panoptic=dict(
@@ -111,9 +106,13 @@ def fit(cfg: Config, data: Path, size: int, batch_size: int,
 
     for split in ('train', 'val', 'test'):
         loader = new[f'{split}_dataloader']
+        folders = 'train2017' if split == 'train' else 'val2017'
         for part in _dicts(loader):
             if _kind(part) in LAYOUTS:
                 part['metainfo'] = _METAINFO[name]
+            if _kind(part) == 'CocoDataset':  # also one of other names
+                part['ann_file'] = f'annotations/instances_{folders}.json'
+                part['data_prefix'] = dict(img=f'{folders}/')
             if part.get('type') == 'RepeatDataset':
                 part['times'] = 1
         _shrink(loader, factor)
@@ -124,10 +123,15 @@ def fit(cfg: Config, data: Path, size: int, batch_size: int,
     for split in ('val', 'test'):
         new[f'{split}_evaluator'] = _map(new[f'{split}_evaluator'], move)
         new[f'{split}_evaluator'].pop('topk', None)
+        if name == 'coco':
+            new[f'{split}_evaluator']['ann_file'] = str(
+                folder / 'annotations/instances_val2017.json')
+    counts = dict(
+        num_classes=len(SHAPES if name == 'imagenet' else CLASSES),
+        num_things_classes=len(CLASSES),
+        num_stuff_classes=len(STUFF_CLASSES))
     for part in _dicts([new['model'], new.get('data_preprocessor', {})]):
-        for key, numbers in _CLASSES.items():
-            if key in part:
-                part[key] = numbers[part[key]]
+        part.update({k: v for k, v in counts.items() if k in part})
     train_cfg = new['train_cfg']
     train_cfg.update(max_epochs=epochs, val_interval=epochs)
     new['auto_scale_lr']['base_batch_size'] = batch_size

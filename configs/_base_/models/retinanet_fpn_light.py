@@ -1,9 +1,9 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 # Adapted from mmdet's RetinaNet configs (Apache-2.0, OpenMMLab).
-# RetinaNet whose FPN and heads are 96 wide, for light backbones, and have group
-# norm, so that they also train from random weights. A config that inherits it
-# adds the backbone (four maps, of which the first is not used) and
-# neck.in_channels.
+# RetinaNet whose FPN and heads are 96 wide, for light backbones, and have
+# group norm, so that they also train from random weights. A config that
+# inherits it adds the backbone (four maps, of which the first is not used)
+# and neck.in_channels.
 norm_cfg = dict(type='GN', num_groups=12)
 model = dict(
     type='RetinaNet',
