@@ -140,8 +140,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     Two entries at the top of a config count when ``options`` change them,
     although the config has used them already: ``data_root`` replaces the old
     one in all data sets and evaluators, ``pretrained`` becomes ``init_cfg``
-    of ``model.backbone`` (of keys with the prefix ``backbone.``, or all if
-    none has it; None clears it).
+    of ``model.backbone`` (keys with the prefix ``backbone.``; None clears
+    it).
 
     Args:
         path: Config file.
@@ -193,19 +193,11 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     if 'pretrained' in options and cfg.model.get('backbone'):
         cfg.model.backbone.pop('init_cfg', None)
         if options['pretrained']:
-            cfg.model.backbone.init_cfg = _pretrained(options['pretrained'])
+            cfg.model.backbone.init_cfg = dict(
+                type='Pretrained',
+                checkpoint=options['pretrained'],
+                prefix='backbone.')
     return cfg
-
-
-def _pretrained(checkpoint: str) -> dict:
-    init_cfg = dict(
-        type='Pretrained', checkpoint=checkpoint, prefix='backbone.')
-    if osp.isfile(checkpoint):
-        weights = load_checkpoint_file(checkpoint)
-        weights = weights.get('state_dict', weights)
-        if not any(str(key).startswith('backbone.') for key in weights):
-            del init_cfg['prefix']  # weights of a backbone alone
-    return init_cfg
 
 
 def _move_data(cfg: Config, old: str, new: str) -> None:

@@ -106,19 +106,6 @@ model = dict(backbone=dict(type='A', init_cfg=dict(
         assert 'init_cfg' not in cfg.model.backbone
 
 
-@pytest.mark.parametrize('prefix', ['backbone.', ''])
-def test_weights_of_a_backbone_alone(tmp_path, prefix):
-    path = write(tmp_path / 'a.py',
-                 'pretrained = None\nmodel = dict(backbone=dict(type="A"))\n')
-    weights = {f'{prefix}stem.weight': torch.ones(1)}
-    torch.save(dict(state_dict=weights), 'weights.pth')
-    cfg = load_config(path, dict(pretrained='weights.pth'))
-    expected = dict(type='Pretrained', checkpoint='weights.pth')
-    if prefix:
-        expected['prefix'] = prefix
-    assert cfg.model.backbone.init_cfg == expected
-
-
 def test_base_in_a_package_that_mmengine_cannot_find(tmp_path, monkeypatch):
     path = write(tmp_path / 'a.py', "_base_ = 'mmseg::_base_/schedule.py'\n")
     monkeypatch.setattr('mmengine.config.config.is_installed',
