@@ -76,6 +76,7 @@ MODELS = LazyRegistry(
         'LayerNormClsHead': 'mmxvit.models.heads.layer_norm_head',
         'LVTClassifier': 'mmxvit.models.heads.lvt_head',
         'LVTClsHead': 'mmxvit.models.heads.lvt_head',
+        'MultiTaskSegmentor': 'mmxvit.models.segmentors.multi_task',
         'SSDHead': 'mmxvit.models.heads.ssd_head',
         'YOLODFLHead': 'mmxvit.models.heads.yolo_head',
     })
@@ -84,7 +85,11 @@ DATASETS = LazyRegistry(
     parent=MMENGINE_DATASETS,
     scope='mmxvit',
     locations=['mmxvit.datasets'],
-    lazy={'CocoPanopticDataset': 'mmxvit.datasets.coco_panoptic_dataset'})
+    lazy={
+        'BDD100KDataset': 'mmxvit.datasets.bdd100k',
+        'CocoPanopticDataset': 'mmxvit.datasets.coco_panoptic_dataset',
+        'SegDataset': 'mmxvit.datasets.seg_dataset',
+    })
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmxvit',
     locations=['mmxvit.engine'])
@@ -98,19 +103,30 @@ METRICS = LazyRegistry(
     parent=MMENGINE_METRICS,
     scope='mmxvit',
     locations=['mmxvit.evaluation'],
-    lazy={'CocoPanopticMetric': 'mmxvit.evaluation.coco_panoptic_metric'})
+    lazy={
+        'CocoPanopticMetric': 'mmxvit.evaluation.coco_panoptic_metric',
+        'MultiTaskIoUMetric': 'mmxvit.evaluation.multi_task_iou_metric',
+    })
 TRANSFORMS = LazyRegistry(
     'transform',
     parent=MMENGINE_TRANSFORMS,
     scope='mmxvit',
     locations=['mmxvit.datasets'],
-    lazy={'LoadPanopticAnnotations': 'mmxvit.datasets.transforms'})
+    lazy={
+        'LoadMultiTaskAnnotations': 'mmxvit.datasets.seg_transforms',
+        'LoadPanopticAnnotations': 'mmxvit.datasets.transforms',
+        'LoadSegAnnotations': 'mmxvit.datasets.seg_transforms',
+        'PackMultiTaskSegInputs': 'mmxvit.datasets.seg_transforms',
+    })
 VISUALIZERS = LazyRegistry(
     'visualizer',
     parent=MMENGINE_VISUALIZERS,
     scope='mmxvit',
     locations=['mmxvit.engine'],
-    lazy={'DetLocalVisualizer': 'mmxvit.engine.visualizers'})
+    lazy={
+        'DetLocalVisualizer': 'mmxvit.engine.visualizers',
+        'MultiTaskSegLocalVisualizer': 'mmxvit.engine.seg_visualizer',
+    })
 
 __all__ = [
     'DATASETS', 'HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS',

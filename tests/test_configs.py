@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmxvit.analysis.complexity import complexity
 from mmxvit.engine.checks import check_channels
 
-from .shipped import CONFIGS, ROOT, few_proposals, marked
+from .shipped import CONFIGS, ROOT, few_proposals, marked, small_crops
 
 every_config = pytest.mark.parametrize('path', marked(slow=set()))
 # seconds each, and their like is tested
@@ -61,8 +61,10 @@ def test_self_contained_with_one_slot_for_weights(path, tmp_path):
             "'../_base_", f"'{ROOT}/_base_"))
     if 'pretrained = None' in text:
         backbone = Config.fromfile(filled).model.backbone
-        # mmdet's PVT loads bare weights by itself
-        prefix = {} if 'Pyramid' in backbone.type else dict(prefix='backbone.')
+        # published as backbones, not as parts of classifiers
+        bare = backbone.type in ('PyramidVisionTransformerV2', 'HRNet',
+                                 'MixVisionTransformer')
+        prefix = {} if bare else dict(prefix='backbone.')
         assert backbone.init_cfg == dict(
             type='Pretrained', checkpoint='weights.pth', **prefix)
 
@@ -78,6 +80,7 @@ def test_builds_and_channels_match(path):
 def test_loss_and_prediction(path):
     cfg = Config.fromfile(path)
     few_proposals(cfg)
+    small_crops(cfg)
     model = build(cfg)
     MessageHub.get_current_instance().update_info('iter', 0)  # for YOLOX
     data = TOY_INPUTS[cfg.default_scope](cfg)
@@ -140,8 +143,25 @@ def classification_inputs(cfg):
         data_samples=[DataSample().set_gt_label(i) for i in (1, 7)])
 
 
+def segmentation_inputs(cfg):
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+    samples = []
+    for _ in range(2):
+        labels = torch.randint(cfg.model.decode_head.num_classes, (1, 64, 64))
+        labels[:, :8] = 255  # ignored
+        sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
+        sample.set_metainfo(
+            dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), (64, 64)))
+        samples.append(sample)
+    images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)] * 2
+    return dict(inputs=images, data_samples=samples)
+
+
 TOY_INPUTS = dict(
-    mmdet=detection_inputs, mmpretrain=classification_inputs)
+    mmdet=detection_inputs,
+    mmpretrain=classification_inputs,
+    mmseg=segmentation_inputs)
 
 
 def test_yolov3_xformer_has_the_papers_figures():
@@ -169,24 +189,9 @@ def test_classifier_has_the_papers_figures():
 
 def test_segformer_has_the_inferred_figures():
     """Table 5 prints 5.3 M and 48.7 G at 1024; this structure has less."""
-    head = dict(
-        type='SegformerHead',
-        in_channels=[64, 96, 128, 160],
-        in_index=[0, 1, 2, 3],
-        channels=256,
-        dropout_ratio=0.1,
-        num_classes=19,
-        norm_cfg=dict(type='BN'),
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss'))
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        model = MODELS.build(
-            dict(
-                type='EncoderDecoder',
-                data_preprocessor=dict(type='SegDataPreProcessor'),
-                backbone=dict(type='mmxvit.XFormer'),
-                decode_head=head,
-                test_cfg=dict(mode='whole')))
+    cfg = Config.fromfile(
+        ROOT / 'xformer/segformer_xformer_8xb1-160k_cityscapes-1024x1024.py')
+    model = build(cfg)
     counted = complexity(model, (3, 512, 512))
     assert counted.params == 5_187_433
     assert counted.paper * 4 == pytest.approx(46.93e9, rel=1e-3)

@@ -333,6 +333,10 @@ def _heads(model: dict) -> Iterator[tuple[str, dict]]:
     for name in ('decode_head', 'auxiliary_head', 'rpn_head', 'bbox_head',
                  'head'):
         head = model.get(name)
+        if isinstance(head, dict) and 'type' not in head:  # one for each task
+            yield from ((f'model.{name}.{task}', part)
+                        for task, part in head.items())
+            continue
         for i, part in enumerate(
                 head if isinstance(head, (list, tuple)) else [head]):
             if isinstance(part, dict):

@@ -53,7 +53,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable:
         except (UserError, CheckpointError) as error:
             if any(os.environ.get(rank, '0') != '0' for rank in _LOCAL_RANKS):
                 time.sleep(10)
-            sys.exit(f'error: {error}')
+            # a worker of a data loader puts its traceback before the message
+            sys.exit(f'error: {str(error).rpartition("UserError: ")[2]}')
 
     return run
 

@@ -135,8 +135,8 @@ def _test_dataset(cfg: Config) -> dict:
 
 
 def _names_and_colours(cfg: Config, sample: BaseDataElement) -> dict:
-    """Class names and colours of the config's data set, at least as many as
-    the prediction has labels."""
+    """What the config's data set tells of itself; class names and colours at
+    least as many as the prediction has labels."""
     dataset = _test_dataset(cfg)
     kind = dataset.type
     if isinstance(kind, str):
@@ -150,7 +150,7 @@ def _names_and_colours(cfg: Config, sample: BaseDataElement) -> dict:
     if len(palette) < count:
         rng = np.random.RandomState(42)
         palette = [tuple(c) for c in rng.randint(0, 256, (count, 3)).tolist()]
-    return dict(classes=classes, palette=palette)
+    return {**meta, 'classes': classes, 'palette': palette}
 
 
 def _highest_label(sample: BaseDataElement) -> int:

@@ -1,7 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Fit a shipped config to toy data: data, size, classes, length, no more."""
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,15 @@ LAYOUTS = {
     'CocoPanopticDataset': 'coco_panoptic',
     'VOCDataset': 'voc',
     'ImageNet': 'imagenet',
+    'ADE20KDataset': 'ade20k',
+    'CityscapesDataset': 'cityscapes',
+    'BDD100KDataset': 'bdd100k',
 }
 """Toy layout that stands for a type of data set."""
 
+# names of ADE20K for the values 1, 2, ... of its masks
+_ADE20K = ('wall', 'building', 'sky', 'floor', 'tree', 'ceiling', 'road',
+           'bed ')
 _METAINFO = dict(
     coco=dict(classes=CLASSES),
     coco_panoptic=dict(
@@ -24,9 +30,24 @@ _METAINFO = dict(
         thing_classes=CLASSES,
         stuff_classes=STUFF_CLASSES),
     voc=dict(classes=CLASSES),
-    imagenet=dict(classes=tuple(sorted(SHAPES))))
+    imagenet=dict(classes=tuple(sorted(SHAPES))),
+    ade20k=dict(classes=_ADE20K),
+    # shapes stand for classes of the real data
+    cityscapes={},
+    bdd100k={})
+_OBJECTS = dict(
+    num_classes=len(CLASSES),
+    num_things_classes=len(CLASSES),
+    num_stuff_classes=len(STUFF_CLASSES))
+_COUNTS = dict(
+    imagenet=dict(num_classes=len(SHAPES)),
+    ade20k=dict(num_classes=len(_ADE20K)),
+    cityscapes={},
+    bdd100k={})
 # arguments of transforms that are sizes in pixels
 _SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'border', 'input_size')
+# the same below the model: those of segmentors
+_MODEL_SIZES = ('size', 'crop_size', 'stride')
 
 
 def _dicts(node: Any) -> Iterator[dict]:
@@ -62,27 +83,33 @@ def layout(cfg: Config) -> str:
     return name
 
 
-def _shrink(pipelines: Any, factor: float) -> None:
+def _shrink(part: dict, keys: Iterable[str], factor: float) -> None:
+    for key in keys:
+        if key in part:  # a scale of floats is a ratio
+            part[key] = _map(
+                part[key], lambda v: round(v * factor)
+                if isinstance(v, int) else v)
+
+
+def _shrink_pipelines(pipelines: Any, factor: float) -> None:
     for transform in _dicts(pipelines):
-        for key in _SIZES:
-            # a scale of floats is a ratio
-            if key in transform and 'type' in transform:
-                transform[key] = _map(
-                    transform[key], lambda v: round(v * factor)
-                    if isinstance(v, int) else v)
+        if 'type' in transform:
+            _shrink(transform, _SIZES, factor)
 
 
 def fit(cfg: Config, data: Path, size: int, batch_size: int,
-        epochs: int) -> Config:
+        length: int) -> Config:
     """Bring a shipped config to toy data.
 
     Args:
         cfg: The config; it stays as it is.
         data: Folder of toy data in the layout that :func:`layout` names.
         size: The short side, in pixels, to which images are resized for
-            testing; all other sizes of the pipelines shrink with it.
+            testing; all other sizes of the pipelines, and of the windows of a
+            segmentor, shrink with it.
         batch_size: Of training and testing.
-        epochs: Length of the training. Schedules stay as they are.
+        length: Of the training: epochs, or iterations where the config counts
+            these. Schedules stay as they are.
 
     Returns:
         Config: The fitted config.
@@ -115,7 +142,7 @@ def fit(cfg: Config, data: Path, size: int, batch_size: int,
                 part['data_prefix'] = dict(img=f'{folders}/')
             if part.get('type') == 'RepeatDataset':
                 part['times'] = 1
-        _shrink(loader, factor)
+        _shrink_pipelines(loader, factor)
         loader = _map(loader, move)
         loader.update(
             batch_size=batch_size, num_workers=0, persistent_workers=False)
@@ -126,14 +153,15 @@ def fit(cfg: Config, data: Path, size: int, batch_size: int,
         if name == 'coco':
             new[f'{split}_evaluator']['ann_file'] = str(
                 folder / 'annotations/instances_val2017.json')
-    counts = dict(
-        num_classes=len(SHAPES if name == 'imagenet' else CLASSES),
-        num_things_classes=len(CLASSES),
-        num_stuff_classes=len(STUFF_CLASSES))
+    counts = _COUNTS.get(name, _OBJECTS)
     for part in _dicts([new['model'], new.get('data_preprocessor', {})]):
         part.update({k: v for k, v in counts.items() if k in part})
-    train_cfg = new['train_cfg']
-    train_cfg.update(max_epochs=epochs, val_interval=epochs)
+    _shrink_pipelines(new.get('tta_pipeline'), factor)
+    for key in ('data_preprocessor', 'test_cfg'):
+        if new['default_scope'] == 'mmseg':
+            _shrink(new['model'][key], _MODEL_SIZES, factor)
+    unit = 'iters' if 'max_iters' in new['train_cfg'] else 'epochs'
+    new['train_cfg'].update({f'max_{unit}': length, 'val_interval': length})
     new['auto_scale_lr']['base_batch_size'] = batch_size
-    new['default_hooks']['logger'] = dict(type='LoggerHook', interval=1)
+    new['default_hooks']['logger']['interval'] = 1
     return Config(new)

@@ -1,0 +1,110 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Masks of class indices: reading, and checking what is in them."""
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from mmengine import fileio
+from PIL import Image
+
+from mmxvit.engine.command import UserError
+
+IGNORED = 255
+"""Label of pixels that count neither in losses nor in scores, as in mmseg."""
+
+
+def read_mask(path: str, backend_args: dict | None = None) -> np.ndarray:
+    """Integers (H, W) of a file with one channel; palettes are not applied.
+
+    Raises:
+        UserError: The file is missing, damaged, or has several channels.
+    """
+    try:
+        with Image.open(
+                io.BytesIO(fileio.get(path, backend_args))) as image:
+            bands, mask = image.getbands(), np.array(image)
+    except (OSError, SyntaxError, ValueError) as error:  # as PIL has it
+        raise UserError(f'{path}: cannot be read as an image ({error}); write '
+                        'it again, or remove it and its image') from error
+    if len(bands) > 1 or mask.dtype.kind == 'f':
+        raise UserError(
+            f'{path}: is a picture with the channels {"".join(bands)}, but a '
+            'mask has one, whose values are class indices: write the indices '
+            'to an 8-bit PNG with one channel, grey or with a palette')
+    return mask.astype(np.uint8) if mask.dtype == bool else mask
+
+
+def read_labels(path: str,
+                image_path: str,
+                shape: tuple[int, int],
+                values: Mapping[int, int],
+                remedy: str,
+                backend_args: dict | None = None) -> np.ndarray:
+    """Labels, uint8 (H, W), of a mask.
+
+    Args:
+        path: Of the mask.
+        image_path: Of its image.
+        shape: Height and width of the image.
+        values: Label of each value that may occur.
+        remedy: What to do about another value.
+        backend_args: Of MMEngine's file backend.
+
+    Raises:
+        UserError: See :func:`read_mask`; or the mask is not of the size of
+            its image or has another value.
+    """
+    mask = read_mask(path, backend_args)
+    if mask.shape != tuple(shape[:2]):
+        raise UserError(
+            f'{path}: is of {mask.shape[1]} x {mask.shape[0]} pixels, its '
+            f'image {image_path} of {shape[1]} x {shape[0]}; they must be of '
+            'one size: write the mask again at that of the image')
+    table = np.full(max(int(mask.max()), max(values)) + 1, -1, np.int16)
+    table[list(values)] = list(values.values())
+    labels = table[np.maximum(mask, 0)]
+    wrong = (labels < 0) | (mask < 0)
+    if wrong.any():
+        found = np.unique(mask[wrong]).tolist()
+        raise UserError(
+            f'{path}: has the value{"s" * (len(found) > 1)} '
+            f'{", ".join(map(str, found[:5]))}{", ..." * (len(found) > 5)} '
+            f'({int(wrong.sum())} pixels): {remedy}')
+    if (labels == IGNORED).all():
+        warnings.warn(
+            f'{path}: all of its pixels are ignored, so nothing is learned '
+            'from it; remove it and its image, or correct ignore_index',
+            stacklevel=2)
+    return labels.astype(np.uint8)
+
+
+def label_values(ignore_index: int | Sequence[int] | Mapping[int, int],
+                 num_classes: int) -> dict[int, int]:
+    """Label of each value that a mask may have.
+
+    Args:
+        ignore_index: Value or values that are ignored, all others being
+            class indices; or a label (255: ignored) for each value that
+            occurs.
+        num_classes: Number of classes.
+
+    Raises:
+        UserError: A value is negative, or a label neither a class nor 255.
+    """
+    if isinstance(ignore_index, Mapping):
+        values = {int(k): int(v) for k, v in ignore_index.items()}
+    else:
+        ignored = ([ignore_index] if isinstance(ignore_index, int) else
+                   ignore_index)
+        values = {i: i for i in range(num_classes)} | dict.fromkeys(
+            ignored, IGNORED)
+    wrong = {k: v for k, v in values.items()
+             if k < 0 or not (0 <= v < num_classes or v == IGNORED)}
+    if wrong:
+        raise UserError(
+            f'ignore_index of the data set has the entries {wrong} (value: '
+            f'label), but there are {num_classes} classes: values are 0 or '
+            f'more, labels 0 to {num_classes - 1}, and {IGNORED} for pixels '
+            'to ignore')
+    return values

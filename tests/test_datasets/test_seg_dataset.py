@@ -1,0 +1,217 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Masks of own data: what is read, and what ends in a named error."""
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from PIL import Image
+
+from mmxvit.datasets.label_masks import label_values, read_mask
+from mmxvit.engine.command import UserError
+
+pytest.importorskip('mmseg')
+
+MASK = np.array([[0, 1, 2, 255], [2, 2, 1, 0], [0, 0, 255, 1]], np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def folder():
+    init_default_scope('mmseg')
+    for name in ('images', 'masks'):
+        Path('data', name).mkdir(parents=True)
+    add('a', MASK)
+
+
+def add(name, mask, mode=None, size=None):
+    height, width = size or mask.shape[:2]
+    image = np.zeros((height, width, 3), np.uint8)
+    Image.fromarray(image).save(f'data/images/{name}.jpg')
+    Image.fromarray(mask, mode).save(f'data/masks/{name}.png')
+
+
+def build(classes=3, **kwargs):
+    options = dict(
+        type='mmxvit.SegDataset',
+        data_root='data',
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        metainfo=dict(classes=tuple('abcdefgh'[:classes])),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='mmxvit.LoadSegAnnotations')
+        ])
+    return DATASETS.build({**options, **kwargs})
+
+
+def labels(index=0, **kwargs):
+    return build(**kwargs)[index]['gt_seg_map']
+
+
+def test_indices_and_255():
+    dataset = build()
+    loaded = dataset[0]['gt_seg_map']
+    assert loaded.dtype == np.uint8 and (loaded == MASK).all()
+    assert len(dataset.metainfo['palette']) == 3  # made where left out
+
+
+def test_ignored_values():
+    mask = MASK.copy()
+    mask[mask == 255] = 11
+    add('a', mask)
+    assert (labels(ignore_index=11) == MASK).all()
+    mask[0, 0] = 12
+    add('a', mask)
+    assert labels(ignore_index=[11, 12])[0].tolist() == [255, 1, 2, 255]
+
+
+def test_a_class_may_be_ignored():
+    assert labels(ignore_index=[0, 255])[0].tolist() == [255, 1, 2, 255]
+
+
+def test_map_of_values():
+    values = {0: 255, 1: 0, 2: 1, 255: 1}
+    assert labels(classes=2, ignore_index=values).tolist() == [
+        [255, 0, 1, 1], [1, 1, 0, 255], [255, 255, 1, 0]]
+    with pytest.raises(UserError, match='^data/masks/a.png: has the value 2 '):
+        labels(classes=2, ignore_index={0: 0, 1: 1, 255: 255})
+    with pytest.raises(UserError, match=r'entries \{1: 2\}.* 2 classes'):
+        build(classes=2, ignore_index={0: 0, 1: 2})
+
+
+@pytest.mark.parametrize('ignore_index', [255, [255]])
+def test_sixteen_bits_and_palettes(ignore_index):
+    Image.fromarray(MASK.astype(np.uint16)).save('data/masks/a.png')
+    assert (labels(ignore_index=ignore_index) == MASK).all()
+    image = Image.fromarray(MASK, 'P')
+    image.putpalette([i for c in range(256) for i in (c, 255 - c, 0)])
+    image.save('data/masks/a.png')
+    assert (labels(ignore_index=ignore_index) == MASK).all()
+    large = np.full(MASK.shape, 40000, np.uint16)
+    Image.fromarray(large).save('data/masks/a.png')
+    assert (labels(ignore_index=40000) == 255).all()
+    bits = Image.fromarray(MASK == 1)
+    bits.save('data/masks/a.png')
+    assert (labels() == (MASK == 1)).all()
+
+
+def test_values_without_a_meaning():
+    with pytest.raises(UserError) as error:
+        labels(classes=2)
+    assert re.match(
+        r'data/masks/a.png: has the value 2 \(3 pixels\): .* 2 classes of '
+        r'metainfo.classes and those of ignore_index', str(error.value))
+    with pytest.raises(UserError, match='values 2, 255 .5 pixels'):
+        labels(classes=2, ignore_index=7)
+
+
+def test_pictures_in_the_place_of_masks():
+    rgb = np.repeat(MASK[..., None], 3, 2)
+    for mode in ('RGB', 'RGBA', 'LA'):
+        Image.fromarray(rgb).convert(mode).save('data/masks/a.png')
+        with pytest.raises(UserError, match='^data/masks/a.png: is a picture '
+                           f'with the channels {mode}.* one channel'):
+            labels()
+
+
+def test_mask_of_another_size():
+    add('a', MASK.T.copy(), size=(3, 4))
+    with pytest.raises(UserError, match='^data/masks/a.png: is of 3 x 4 '
+                       'pixels, its image data/images/a.jpg of 4 x 3'):
+        labels()
+
+
+def test_size_is_compared_with_the_file_after_resize():
+    step = dict(type='Resize', scale=(8, 8), keep_ratio=False)
+    dataset = build()
+    steps = dataset.pipeline.transforms
+    resized = Compose([steps[0], step, steps[1]])(dataset.get_data_info(0))
+    assert resized['img_shape'] == (8, 8)
+    assert (resized['gt_seg_map'] == MASK).all()
+
+
+def test_damaged_and_missing_masks():
+    whole = Path('data/masks/a.png').read_bytes()
+    Path('data/masks/a.png').write_bytes(whole[:45])
+    with pytest.raises(UserError, match='^data/masks/a.png: cannot be read'):
+        labels()
+    add('b', MASK)
+    Path('data/masks/b.png').unlink()
+    with pytest.raises(UserError, match=r'^data/masks: 1 of 2 files are not '
+                       r'there: b.png\. .*data_prefix.seg_map_path'):
+        build()
+    Path('data/images/b.jpg').unlink()
+    Path('list.txt').write_text('a\nc\n')
+    with pytest.raises(UserError, match='^data/images: .* c.jpg'):
+        build(ann_file=str(Path('list.txt').absolute()))
+
+
+def test_empty_folders_and_other_suffixes():
+    with pytest.raises(UserError, match=r'^data/images: has no file \*.png, '
+                       r'it has 1 \*.jpg: .*img_suffix'):
+        build(img_suffix='.png')
+    Path('data/empty').mkdir()
+    for name in ('empty', 'none'):
+        with pytest.raises(UserError, match=f'^data/{name}: .* is empty or '
+                           'missing: .*data_prefix.img_path'):
+            build(data_prefix=dict(img_path=name, seg_map_path='masks'))
+
+
+def test_suffixes_and_lists():
+    add('b', MASK)
+    Path('data/masks/b.png').rename('data/masks/b_mask.png')
+    Path('list.txt').write_text('b\n')
+    dataset = build(
+        ann_file=str(Path('list.txt').absolute()), seg_map_suffix='_mask.png')
+    assert len(dataset) == 1
+    assert (dataset[0]['gt_seg_map'] == MASK).all()
+
+
+def test_images_to_predict_need_no_masks():
+    dataset = build(
+        data_prefix=dict(img_path='images'),
+        pipeline=[dict(type='LoadImageFromFile')])
+    assert 'gt_seg_map' not in dataset[0]
+
+
+def test_arguments():
+    with pytest.raises(UserError, match='metainfo=dict.classes='):
+        build(metainfo=None)
+    with pytest.raises(UserError, match='ignore_index='):
+        build(reduce_zero_label=True)
+    with pytest.raises(UserError, match=r'entries \{-1: 255\}'):
+        label_values(-1, 2)
+    assert label_values((3, 255), 2) == {0: 0, 1: 1, 3: 255, 255: 255}
+
+
+def test_masks_without_a_label_give_a_loss_of_zero():
+    add('a', np.full((64, 64), 255, np.uint8))
+    with pytest.warns(UserWarning, match='^data/masks/a.png: all of its '
+                      'pixels are ignored.*ignore_index'):
+        sample = labels()
+    model = MODELS.build(
+        dict(
+            type='EncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor'),
+            backbone=dict(type='mmxvit.LOLViT', arch='s'),
+            decode_head=dict(
+                type='SegformerHead', in_channels=[48, 64, 96, 128],
+                in_index=[0, 1, 2, 3], channels=8, num_classes=3,
+                norm_cfg=dict(type='BN'),
+                loss_decode=dict(type='CrossEntropyLoss'))))
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+    truth = SegDataSample(
+        gt_sem_seg=PixelData(data=torch.from_numpy(sample[None]).long()))
+    losses = model.loss(torch.rand(2, 3, 64, 64), [truth, truth])
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert total == 0
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_read_mask_keeps_large_values():
+    Image.fromarray(np.full((2, 2), 70000, np.int32)).save('a.tif')
+    assert (read_mask('a.tif') == 70000).all()
