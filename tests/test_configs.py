@@ -146,9 +146,12 @@ def classification_inputs(cfg):
 def segmentation_inputs(cfg):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
+    heads = cfg.model.decode_head
+    heads = [heads] if 'type' in heads else heads.values()
     samples = []
     for _ in range(2):
-        labels = torch.randint(cfg.model.decode_head.num_classes, (1, 64, 64))
+        labels = torch.stack([
+            torch.randint(head.num_classes, (64, 64)) for head in heads])
         labels[:, :8] = 255  # ignored
         sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
         sample.set_metainfo(

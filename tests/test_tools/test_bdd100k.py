@@ -34,7 +34,6 @@ def quick(cfg):
     cfg.train_dataloader.batch_size = 2
     cfg.default_hooks.logger.interval = 1
     cfg.default_hooks.checkpoint.interval = 1
-    cfg.visualizer.pop('name', None)  # one for each run in this process
     return cfg
 
 

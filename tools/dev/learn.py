@@ -3,8 +3,9 @@
 
 Each job takes a shipped config and changes data, number of classes, image size
 and schedule, which is optimiser, learning rate and length. Jobs run one after
-another by tools/train.py; a job that was finished before is not repeated. The
-report is written to WORK_DIR/report.md.
+another by tools/train.py; a job that was finished before is not repeated, one
+that was interrupted goes on from its last checkpoint. The report is written to
+WORK_DIR/report.md.
 """
 import argparse
 import json
@@ -110,36 +111,40 @@ def classifier(config: str,
                'accuracy/top1', 95.)
 
 
-def detector(config: str,
-             metric: str,
-             target: float,
-             epochs: int,
-             size: int = 256,
-             batch_size: int = 4,
-             layout: str = 'coco',
-             **changes: object) -> Job:
-    """Train on 300 images of shapes, test on 60.
+def fitted(config: str,
+           metric: str,
+           target: float,
+           length: int,
+           size: int = 256,
+           batch_size: int = 4,
+           layout: str = 'coco',
+           **changes: object) -> Job:
+    """Train on 300 images, test on 60.
 
     Args:
+        length: Epochs, or iterations where the config counts these.
         changes: Keys of the config, with ``__`` for the dots.
     """
+    cfg = Config.fromfile(ROOT / 'configs' / config)
+    by_epoch = 'max_epochs' in cfg.train_cfg
 
     def text(data: Path) -> str:
-        cfg = fit(Config.fromfile(ROOT / 'configs' / config), data, size,
-                  batch_size, epochs)
-        cfg.param_scheduler = [
+        new = fit(cfg, data, size, batch_size, length)
+        new.param_scheduler = [
             dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=50),
-            dict(type='CosineAnnealingLR', by_epoch=True, end=epochs,
-                 eta_min_ratio=0.01, convert_to_iter_based=True)
+            dict(type='CosineAnnealingLR', by_epoch=by_epoch, end=length,
+                 eta_min_ratio=0.01, convert_to_iter_based=by_epoch)
         ]
-        cfg.default_hooks.logger = dict(type='LoggerHook', interval=10)
-        cfg.train_cfg.val_interval = max(1, epochs // 3)
-        cfg.randomness = dict(seed=0)
-        cfg.merge_from_dict(
+        new.default_hooks.logger.interval = 10
+        new.default_hooks.checkpoint.interval = max(1, length // 50)
+        new.train_cfg.val_interval = max(1, length // 3)
+        new.randomness = dict(seed=0)
+        new.merge_from_dict(
             {k.replace('__', '.'): v for k, v in changes.items()})
-        return cfg.pretty_text
+        return new.pretty_text
 
-    return Job(config, layout, text, f'{epochs} epochs at {size} px', metric,
+    unit = 'epochs' if by_epoch else 'iterations'
+    return Job(config, layout, text, f'{length} {unit} at {size} px', metric,
                target)
 
 
@@ -155,25 +160,41 @@ JOBS = [
     classifier('cabvit/cabvit-h-l1_8xb128_in1k.py'),
     classifier('lolvit/lolvit-s_8xb128_in1k.py'),
     classifier('lolvit/lolvit-x_8xb128_in1k.py'),
-    detector(
+    fitted(
         'xformer/yolov3_xformer_8xb24-320-300e_coco.py',
-        'coco/bbox_mAP', 0.5, epochs=28,
+        'coco/bbox_mAP', 0.5, length=28,
         optim_wrapper__optimizer=ADAMW),
-    detector(
+    fitted(
         'lolvit/ssdlite_lolvit-x_8xb32-320-300e_coco.py',
-        'coco/bbox_mAP', 0.5, epochs=48, size=320),
-    detector(
+        'coco/bbox_mAP', 0.5, length=48, size=320),
+    fitted(
         'lolvit/yolo_lolvit-x_8xb32-640-500e_coco.py',
-        'coco/bbox_mAP', 0.5, epochs=30,
+        'coco/bbox_mAP', 0.5, length=30,
         optim_wrapper__optimizer=ADAMW),
-    detector(
+    fitted(
         'fcaformer/mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco.py',
-        'coco/segm_mAP', 0.4, epochs=12, size=128, batch_size=2,
+        'coco/segm_mAP', 0.4, length=16, batch_size=2,
         optim_wrapper__optimizer__lr=4e-4),
-    detector(
+    fitted(
         'lvt/panoptic-fpn_lvt_8xb8-ms-3x_coco.py',
-        'coco_panoptic/PQ', 40., epochs=12, size=128,
-        layout='coco_panoptic', optim_wrapper__optimizer__lr=6e-4),
+        'coco_panoptic/PQ', 40., length=30, layout='coco_panoptic',
+        optim_wrapper__optimizer__lr=3e-4),
+    fitted(
+        'xformer/segformer_xformer_8xb1-160k_cityscapes-1024x1024.py',
+        'mIoU', 80., length=2000, batch_size=4, layout='cityscapes',
+        optim_wrapper__optimizer__lr=3e-4),
+    fitted(
+        'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
+        'mIoU', 80., length=2000, batch_size=4, layout='ade20k',
+        optim_wrapper__optimizer__lr=3e-4),
+    fitted(
+        'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
+        'mIoU', 80., length=1000, size=128, batch_size=4, layout='ade20k',
+        optim_wrapper__optimizer__lr=4e-4),
+    fitted(
+        'lolvit/two-head-fpn_lolvit-x_1xb32-224-300e_bdd100k.py',
+        'lane/mIoU', 80., length=20, size=256, batch_size=8,
+        layout='bdd100k', optim_wrapper__optimizer=ADAMW),
 ]
 
 
@@ -222,11 +243,14 @@ def main() -> None:
         folder = work_dir / job.name
         config = work_dir / f'{job.name}.py'
         text = job.text(data)
+        begun = (folder / 'last_checkpoint').exists() and (
+            config.read_text() == text)
         config.write_text(text)
         finished = folder / 'finished.py'  # the config of a whole training
         start = time.monotonic()
         if not finished.exists() or finished.read_text() != text:
-            run('tools/train.py', config, '--work-dir', folder)
+            run('tools/train.py', config, '--work-dir', folder,
+                *['--resume'] * begun)
             finished.write_text(text)
         value = result(folder, job.metric)
         if value is None:
