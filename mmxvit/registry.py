@@ -76,6 +76,7 @@ MODELS = LazyRegistry(
         'LayerNormClsHead': 'mmxvit.models.heads.layer_norm_head',
         'LVTClassifier': 'mmxvit.models.heads.lvt_head',
         'LVTClsHead': 'mmxvit.models.heads.lvt_head',
+        'MultiTaskSegTTAModel': 'mmxvit.models.segmentors.multi_task',
         'MultiTaskSegmentor': 'mmxvit.models.segmentors.multi_task',
         'SSDHead': 'mmxvit.models.heads.ssd_head',
         'YOLODFLHead': 'mmxvit.models.heads.yolo_head',
@@ -86,7 +87,9 @@ DATASETS = LazyRegistry(
     scope='mmxvit',
     locations=['mmxvit.datasets'],
     lazy={
+        'ADE20KDataset': 'mmxvit.datasets.seg_dataset',
         'BDD100KDataset': 'mmxvit.datasets.bdd100k',
+        'CityscapesDataset': 'mmxvit.datasets.seg_dataset',
         'CocoPanopticDataset': 'mmxvit.datasets.coco_panoptic_dataset',
         'SegDataset': 'mmxvit.datasets.seg_dataset',
     })

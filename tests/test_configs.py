@@ -6,10 +6,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from mmxvit.analysis.complexity import complexity
+from mmxvit.engine.checkpoints import check_checkpoint, pretrained_weights
 from mmxvit.engine.checks import check_channels
+from mmxvit.engine.command import load_config
+from mmxvit.utils.checkpoint import CheckpointError
 
 from .shipped import CONFIGS, ROOT, few_proposals, marked, small_crops
 
@@ -67,6 +71,66 @@ def test_self_contained_with_one_slot_for_weights(path, tmp_path):
         prefix = {} if bare else dict(prefix='backbone.')
         assert backbone.init_cfg == dict(
             type='Pretrained', checkpoint='weights.pth', **prefix)
+        # also by --cfg-options
+        given = load_config(str(path), dict(pretrained='weights.pth'))
+        assert given.model.backbone.init_cfg == backbone.init_cfg
+
+
+@pytest.mark.parametrize('name', [
+    'xformer/fcn_hrnet-w18-small_4xb2-160k_cityscapes-1024x1024',
+    'lvt/segformer_mit-b0_8xb2-160k_ade20k-512x512',
+    'lvt/panoptic-fpn_pvtv2-b0_8xb8-ms-3x_coco',
+])
+def test_bare_weights_are_told_from_others(name, tmp_path):
+    path = str(tmp_path / 'weights.pth')
+    cfg = load_config(str(ROOT / f'{name}.py'), dict(pretrained=path))
+    state = build(cfg).backbone.state_dict()
+    torch.save(dict(state_dict=state), path)
+    found = pretrained_weights(cfg)
+    check_checkpoint(path, found['prefix'])
+    for other in ({f'backbone.{k}': v for k, v in state.items()},
+                  dict(weight=torch.ones(1))):
+        torch.save(dict(state_dict=other), path)
+        with pytest.raises(CheckpointError, match='no weights with the pref'):
+            check_checkpoint(path, found['prefix'])
+
+
+@pytest.mark.parametrize('name', [
+    'segformer_lvt', 'segformer_xformer', 'segformer_fcaformer-l1',
+    'segformer_cabvit-h-l1', 'segformer_lolvit-x', 'upernet_lvt',
+    'upernet_xformer', 'upernet_fcaformer-l1', 'upernet_cabvit-h-l1',
+    'upernet_lolvit-x',
+])
+def test_drop_path_is_that_of_the_family(name):
+    family = name.partition('_')[2].partition('-')[0]
+    rates = [
+        Config.fromfile(p).model.backbone.drop_path_rate for p in CONFIGS
+        if p.stem.startswith(f'{name}_')
+    ]
+    papers = dict(lvt=0.1, fcaformer=0.1, cabvit=0.1, xformer=0., lolvit=0.)
+    assert rates == [papers[family]] * 2
+
+
+@pytest.mark.parametrize('name, kept', [
+    ('fcaformer/segformer_fcaformer-l1', ('position_bias', 'depth_bias')),
+    ('lvt/segformer_mit-b0', ()),
+])
+def test_weight_decay_of_segformer(name, kept):
+    """None for norms of the backbone and tables of positions."""
+    cfg = Config.fromfile(ROOT / f'{name}_8xb2-160k_ade20k-512x512.py')
+    model = build(cfg)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    groups = {id(g['params'][0]): g for g in optimizer.param_groups}
+    norms = tuple(
+        n for n, m in model.backbone.named_modules(prefix='backbone')
+        if isinstance(m, (torch.nn.LayerNorm, torch.nn.BatchNorm2d)))
+    assert norms
+    for key, param in model.named_parameters():
+        group = groups[id(param)]
+        still = key.rpartition('.')[0] in norms or key.endswith(kept or '?')
+        assert group['weight_decay'] == (0. if still else 0.01), key
+        assert group['lr'] == pytest.approx(
+            6e-4 if key.startswith('decode_head') else 6e-5), key
 
 
 @every_config

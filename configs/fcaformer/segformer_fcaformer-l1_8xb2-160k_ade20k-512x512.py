@@ -1,7 +1,8 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-# Not in the FcaFormer paper: the recipe of SegFormer with LVT.
+# Not in the FcaFormer paper: the recipe of SegFormer with LVT, drop path
+# as with UPerNet (inferred).
 _base_ = '../lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py'
 
 model = dict(
-    backbone=dict(type='mmxvit.FcaFormer', arch='l1'),
+    backbone=dict(type='mmxvit.FcaFormer', arch='l1', drop_path_rate=0.1),
     decode_head=dict(in_channels=[64, 128, 192, 320]))

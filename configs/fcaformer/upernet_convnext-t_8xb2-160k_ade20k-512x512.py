@@ -1,6 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 # FcaFormer and CabViT papers, Table 3: 46.7 mIoU on ADE20K (the papers'
-# figure). A peer, with mmseg's optimiser for it.
+# figure). A peer, with mmseg's optimiser for it, and its sliding windows.
 _base_ = [
     '../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py',
     '../_base_/schedules/upernet_160k.py', '../_base_/mmseg_runtime.py'

@@ -1,6 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 # FcaFormer paper, Table 3: 45.8 mIoU on ADE20K; CabViT paper, Table 3: 46.1
-# (the papers' figures). A peer, with mmseg's optimiser for it.
+# (the papers' figures). A peer, with mmseg's optimiser for it, and tested on
+# whole images as there.
 _base_ = [
     '../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py',
     '../_base_/schedules/upernet_160k.py', '../_base_/mmseg_runtime.py'
@@ -19,7 +20,8 @@ model = dict(
             type='Pretrained', checkpoint=pretrained, prefix='backbone.')
         if pretrained else None),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
-    auxiliary_head=dict(in_channels=384))
+    auxiliary_head=dict(in_channels=384),
+    test_cfg=dict(_delete_=True, mode='whole'))
 
 optim_wrapper = dict(
     _delete_=True,

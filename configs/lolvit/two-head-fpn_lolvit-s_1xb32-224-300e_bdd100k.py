@@ -25,4 +25,4 @@ default_hooks = dict(
     logger=dict(log_metric_by_epoch=True),
     checkpoint=dict(by_epoch=True, interval=10))
 log_processor = dict(by_epoch=True)
-visualizer = dict(type='mmxvit.MultiTaskSegLocalVisualizer', alpha=0.5)
+visualizer = dict(type='mmxvit.MultiTaskSegLocalVisualizer')

@@ -1,8 +1,9 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-# Not in the LOLViT paper: the recipe of UPerNet with FcaFormer-L1.
+# Not in the LOLViT paper: the recipe of UPerNet with FcaFormer-L1, no drop
+# path, as the paper names none (inferred).
 _base_ = '../fcaformer/upernet_fcaformer-l1_8xb1-160k_cityscapes-1024x1024.py'
 
 model = dict(
-    backbone=dict(type='mmxvit.LOLViT', arch='x'),
+    backbone=dict(type='mmxvit.LOLViT', arch='x', drop_path_rate=0.),
     decode_head=dict(in_channels=[64, 96, 128, 192]),
     auxiliary_head=dict(in_channels=128))

@@ -2,8 +2,7 @@
 # LVT paper, Table 5: 41.3 PQ on COCO val (the paper's figure). A peer.
 _base_ = './panoptic-fpn_lvt_8xb8-ms-3x_coco.py'
 
-# Checkpoint of the authors of PVTv2, set here, as its keys have no prefix;
-# None trains from scratch.
+# Checkpoint of the authors of PVTv2; None trains from scratch.
 pretrained = None
 model = dict(
     backbone=dict(

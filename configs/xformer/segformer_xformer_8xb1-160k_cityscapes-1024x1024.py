@@ -1,6 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 # XFormer paper, Table 5: 78.5 mIoU on Cityscapes (the paper's figure). Batch
-# size, warm-up and weight decay, which it does not print, are SegFormer's.
+# size, warm-up and weight decay, which it does not print, are SegFormer's. No
+# drop path, as it names none (inferred).
 _base_ = [
     '../_base_/models/segformer.py', '../_base_/datasets/cityscapes_1024.py',
     '../_base_/schedules/segformer_160k.py', '../_base_/mmseg_runtime.py'
@@ -13,6 +14,7 @@ model = dict(
     backbone=dict(
         type='mmxvit.XFormer',
         arch='xformer',
+        drop_path_rate=0.,
         init_cfg=dict(
             type='Pretrained', checkpoint=pretrained, prefix='backbone.')
         if pretrained else None),

@@ -1,8 +1,9 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-# Not in the XFormer paper: the recipe of UPerNet with FcaFormer-L2.
+# Not in the XFormer paper: the recipe of UPerNet with FcaFormer-L2, no drop
+# path, as the paper names none (inferred).
 _base_ = '../fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py'
 
 model = dict(
-    backbone=dict(type='mmxvit.XFormer', arch='xformer'),
+    backbone=dict(type='mmxvit.XFormer', arch='xformer', drop_path_rate=0.),
     decode_head=dict(in_channels=[64, 96, 128, 160]),
     auxiliary_head=dict(in_channels=128))

@@ -9,7 +9,7 @@ from mmxvit.engine.command import UserError
 from mmxvit.registry import DATASETS
 
 from .label_masks import IGNORED
-from .seg_dataset import check_files, list_files
+from .seg_dataset import MASKS_REMEDY, check_files, list_files
 from .shapes import (
     DRIVABLE_CLASSES,
     LANE_BACKGROUND,
@@ -137,6 +137,8 @@ class BDD100KDataset(BaseSegDataset):
                 folder, self.img_suffix, 'data_prefix.img_path',
                 'img_suffix', self.backend_args)
         ]
+        if isinstance(self._indices, int):  # the others need no masks
+            names = names[:self._indices]
         masks = {}
         for task in self.metainfo['tasks']:
             prefix = self.data_prefix.get(task)
@@ -148,7 +150,7 @@ class BDD100KDataset(BaseSegDataset):
                 for name in names
             ]
             check_files(masks[task], prefix, self.seg_map_suffix,
-                        f'data_prefix.{task}', 'seg_map_suffix',
+                        f'data_prefix.{task}', 'seg_map_suffix', MASKS_REMEDY,
                         self.backend_args)
         return [
             dict(

@@ -20,19 +20,33 @@ def read_mask(path: str, backend_args: dict | None = None) -> np.ndarray:
     Raises:
         UserError: The file is missing, damaged, or has several channels.
     """
+    content = io.BytesIO(fileio.get(path, backend_args))
     try:
-        with Image.open(
-                io.BytesIO(fileio.get(path, backend_args))) as image:
+        with Image.open(content) as image:
             bands, mask = image.getbands(), np.array(image)
     except (OSError, SyntaxError, ValueError) as error:  # as PIL has it
-        raise UserError(f'{path}: cannot be read as an image ({error}); write '
-                        'it again, or remove it and its image') from error
-    if len(bands) > 1 or mask.dtype.kind == 'f':
+        raise UserError(f'{path}: is no image, or damaged; write it again, or '
+                        'remove it and its image') from error
+    check_bands(path, 'F' if mask.dtype.kind == 'f' else bands)
+    return mask.astype(np.uint8) if mask.dtype == bool else mask
+
+
+def check_bands(path: str, bands: Sequence[str]) -> None:
+    """Raise a UserError if a mask is not one channel of integers."""
+    if len(bands) > 1 or 'F' in bands:
         raise UserError(
             f'{path}: is a picture with the channels {"".join(bands)}, but a '
             'mask has one, whose values are class indices: write the indices '
             'to an 8-bit PNG with one channel, grey or with a palette')
-    return mask.astype(np.uint8) if mask.dtype == bool else mask
+
+
+def other_size(path: str, size: Sequence[int], image_path: str,
+               image_size: Sequence[int]) -> UserError:
+    """The error of a mask of another size; sizes are width and height."""
+    return UserError(
+        f'{path}: is of {size[0]} x {size[1]} pixels, its image {image_path} '
+        f'of {image_size[0]} x {image_size[1]}; they must be of one size: '
+        'write the mask again at that of the image')
 
 
 def read_labels(path: str,
@@ -57,10 +71,7 @@ def read_labels(path: str,
     """
     mask = read_mask(path, backend_args)
     if mask.shape != tuple(shape[:2]):
-        raise UserError(
-            f'{path}: is of {mask.shape[1]} x {mask.shape[0]} pixels, its '
-            f'image {image_path} of {shape[1]} x {shape[0]}; they must be of '
-            'one size: write the mask again at that of the image')
+        raise other_size(path, mask.shape[::-1], image_path, shape[1::-1])
     table = np.full(max(int(mask.max()), max(values)) + 1, -1, np.int16)
     table[list(values)] = list(values.values())
     labels = table[np.maximum(mask, 0)]
@@ -79,6 +90,14 @@ def read_labels(path: str,
     return labels.astype(np.uint8)
 
 
+def _all_integers(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return _all_integers([*value, *value.values()])
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(v, int) for v in value)
+    return isinstance(value, int)
+
+
 def label_values(ignore_index: int | Sequence[int] | Mapping[int, int],
                  num_classes: int) -> dict[int, int]:
     """Label of each value that a mask may have.
@@ -90,10 +109,15 @@ def label_values(ignore_index: int | Sequence[int] | Mapping[int, int],
         num_classes: Number of classes.
 
     Raises:
-        UserError: A value is negative, or a label neither a class nor 255.
+        UserError: Of another type, a value is negative, or a label neither a
+            class nor 255.
     """
+    if not _all_integers(ignore_index):
+        raise UserError(
+            f'ignore_index of the data set is {ignore_index!r}: give a value, '
+            'a list of values, or {value: label}, all of them integers')
     if isinstance(ignore_index, Mapping):
-        values = {int(k): int(v) for k, v in ignore_index.items()}
+        values = dict(ignore_index)
     else:
         ignored = ([ignore_index] if isinstance(ignore_index, int) else
                    ignore_index)

@@ -1,16 +1,17 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import os
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import mmseg.datasets
 from mmengine import fileio
-from mmseg.datasets import BaseSegDataset
 
-from mmxvit.engine.command import UserError
+from mmxvit.engine.command import UserError, type_name
 from mmxvit.registry import DATASETS
 
-from .label_masks import label_values
+from .label_masks import IGNORED, label_values
 
 
 def list_files(folder: str, suffix: str, key: str, suffix_key: str,
@@ -44,7 +45,8 @@ def list_files(folder: str, suffix: str, key: str, suffix_key: str,
 
 
 def check_files(paths: Sequence[str], folder: str, suffix: str, key: str,
-                suffix_key: str, backend_args: dict | None = None) -> None:
+                suffix_key: str, remedy: str,
+                backend_args: dict | None = None) -> None:
     """Check that files of a data set are in their folder.
 
     Args:
@@ -53,6 +55,7 @@ def check_files(paths: Sequence[str], folder: str, suffix: str, key: str,
         suffix: As well.
         key: As well.
         suffix_key: As well.
+        remedy: What to do if one is not there.
         backend_args: As well.
 
     Raises:
@@ -66,13 +69,95 @@ def check_files(paths: Sequence[str], folder: str, suffix: str, key: str,
     if absent:
         raise UserError(
             f'{folder}: {len(absent)} of {len(paths)} files are not there: '
-            f'{", ".join(absent[:5])}{", ..." * (len(absent) > 5)}. Each '
-            'image needs a mask of its name: add the files, remove the images '
-            f'without, or correct {key} or {suffix_key} of the data set')
+            f'{", ".join(absent[:5])}{", ..." * (len(absent) > 5)}. {remedy}, '
+            f'or correct {key} or {suffix_key} of the data set')
+
+
+MASKS_REMEDY = ('Each image needs a mask of its name: add the files, remove '
+                'the images without')
+
+
+class _CheckedMasks:
+    """Mistakes in folders and masks are named; before a BaseSegDataset.
+
+    Attributes:
+        label_values: Label of each value that a mask may have, for
+            ``mmxvit.LoadSegAnnotations``.
+        values_remedy: What to do about another value.
+    """
+    label_values: dict[int, int]
+    values_remedy: str
+
+    def load_data_list(self) -> list[dict]:
+        """Images and their masks: all in the folders, or those of a list.
+
+        Raises:
+            UserError: A folder or the list is empty, or a file is missing.
+        """
+        images = self.data_prefix['img_path']
+        of_images = (self.img_suffix, 'data_prefix.img_path', 'img_suffix')
+        if self.ann_file:
+            names = self._listed()
+            check_files(
+                [os.path.join(images, n + self.img_suffix) for n in names],
+                images, *of_images, f'{self.ann_file} names them: correct it',
+                self.backend_args)
+        else:
+            names = [n.removesuffix(self.img_suffix) for n in list_files(
+                images, *of_images, self.backend_args)]
+        data_list = [
+            dict(
+                img_path=os.path.join(images, name + self.img_suffix),
+                label_map=self.label_map,
+                reduce_zero_label=self.reduce_zero_label,
+                seg_fields=[]) for name in names
+        ]
+        folder = self.data_prefix.get('seg_map_path')
+        if folder is not None:  # None: images to predict
+            paths = [os.path.join(folder, name + self.seg_map_suffix)
+                     for name in names]
+            check_files(paths, folder, self.seg_map_suffix,
+                        'data_prefix.seg_map_path', 'seg_map_suffix',
+                        MASKS_REMEDY, self.backend_args)
+            for info, path in zip(data_list, paths, strict=True):
+                info['seg_map_path'] = path
+        return data_list
+
+    def _listed(self) -> list[str]:
+        """Names in ``ann_file``, without suffix."""
+        if not fileio.isfile(self.ann_file, self.backend_args):
+            raise UserError(f'{self.ann_file}: no such file; correct ann_file '
+                            'of the data set')
+        text = fileio.get_text(
+            self.ann_file, backend_args=self.backend_args)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        wrong = [line for line in lines if len(line.split()) > 1]
+        if wrong or not lines:
+            found = f'has the line {wrong[0]!r}' if wrong else 'is empty'
+            raise UserError(
+                f'{self.ann_file}: {found}; ann_file has the name of one '
+                'image in each line, without folder and suffix')
+        return [line.removesuffix(self.img_suffix) for line in lines]
+
+    def get_data_info(self, idx: int) -> dict:
+        """With what ``mmxvit.LoadSegAnnotations`` needs."""
+        info = super().get_data_info(idx)
+        info['label_values'] = self.label_values
+        info['values_remedy'] = self.values_remedy
+        return info
+
+    def _published(self, values: dict[int, int], known: str) -> None:
+        """Take the values of published masks, by index of METAINFO's class;
+        ``metainfo.classes`` may name some of these only."""
+        to = self.label_map or {}
+        self.label_values = {v: to.get(i, i) for v, i in values.items()}
+        self.values_remedy = (
+            f'those of {type(self).__name__} have {known}; for masks of your '
+            'own use mmxvit.SegDataset')
 
 
 @DATASETS.register_module()
-class SegDataset(BaseSegDataset):
+class SegDataset(_CheckedMasks, mmseg.datasets.BaseSegDataset):
     """A folder of images and one of masks, with named mistakes.
 
     mmseg's BaseSegDataset for data of one's own. Which values of the masks
@@ -88,41 +173,112 @@ class SegDataset(BaseSegDataset):
         kwargs: As in BaseSegDataset; ``metainfo.classes`` is needed.
 
     Raises:
-        UserError: Classes are missing, a folder has no images, or an image
-            has no mask.
+        UserError: Classes are missing, a folder has no images, an image has
+            no mask, or the pipeline would not apply ``ignore_index``.
     """
 
     def __init__(self,
                  ignore_index: int | Sequence[int] | Mapping[int, int] = 255,
                  **kwargs: Any) -> None:
-        if not (kwargs.get('metainfo') or {}).get('classes'):
-            raise UserError('SegDataset: set metainfo=dict(classes=(...)) to '
-                            'the names of the classes, in the order of their '
-                            'indices')
         if kwargs.get('reduce_zero_label'):
             raise UserError('SegDataset: instead of reduce_zero_label set '
                             'ignore_index={0: 255, 1: 0, 2: 1, ...}')
+        if any(name == 'LoadAnnotations' for name in _steps(
+                kwargs.get('pipeline') or [])):
+            raise UserError(
+                "SegDataset: mmseg's LoadAnnotations in the pipeline takes no "
+                'notice of ignore_index; write mmxvit.LoadSegAnnotations')
+        classes = (kwargs.get('metainfo') or self.METAINFO).get('classes')
+        if not classes:
+            raise UserError('SegDataset: set metainfo=dict(classes=(...)) to '
+                            'the names of the classes, in the order of their '
+                            'indices')
         super().__init__(**kwargs)
-        self.label_values = label_values(ignore_index,
-                                         len(self.metainfo['classes']))
+        count = len(classes)
+        self.label_values = label_values(ignore_index, count)
+        shift = f'{{0: 255, **{{i + 1: i for i in range({count})}}}}'
+        self.values_remedy = (
+            f'values are the indices 0 to {count - 1} of metainfo.classes, as '
+            f'far as ignore_index of the data set, {ignore_index!r}, does not '
+            'say otherwise; correct the mask, add a class, or change '
+            f'ignore_index (to {shift} if classes count from 1)')
+        absent = [name for i, name in enumerate(classes)
+                  if i not in self.label_values.values()]
+        if absent:
+            warnings.warn(
+                f'with ignore_index={ignore_index!r} no value of a mask is '
+                f'the class {", ".join(absent)}; if classes count from 1 and '
+                f'0 is to be ignored, set ignore_index={shift}',
+                stacklevel=2)
+
+
+def _steps(pipeline: Any) -> Iterator[str]:
+    """Names of transforms, those inside others too."""
+    if isinstance(pipeline, Mapping):
+        yield type_name(pipeline)
+        pipeline = list(pipeline.values())
+    if isinstance(pipeline, (list, tuple)):
+        for step in pipeline:
+            yield from _steps(step)
+
+
+@DATASETS.register_module()
+class ADE20KDataset(_CheckedMasks, mmseg.datasets.ADE20KDataset):
+    """mmseg's ADE20KDataset, with named mistakes.
+
+    Masks have 0 for what is ignored, 1 to 150 for the classes.
+
+    Args:
+        kwargs: As in mmseg's.
+
+    Raises:
+        UserError: As for SegDataset.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._published({0: IGNORED} | {
+            i + 1: i for i in range(150)}, '0 to 150')
+
+
+# train id of each id that has one
+_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27,
+                   28, 31, 32, 33)
+
+
+@DATASETS.register_module()
+class CityscapesDataset(_CheckedMasks, mmseg.datasets.CityscapesDataset):
+    """mmseg's CityscapesDataset, with named mistakes.
+
+    Masks are those of train ids, 0 to 18 and 255, which the data set's own
+    tools write; or, with ``seg_map_suffix='_gtFine_labelIds.png'``, those that
+    are published, with ids 0 to 33.
+
+    Args:
+        kwargs: As in mmseg's.
+
+    Raises:
+        UserError: As for SegDataset.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.seg_map_suffix.endswith('labelIds.png'):
+            # 255: licence plates, whose id is -1
+            values = dict.fromkeys((*range(34), 255), IGNORED) | {
+                v: i for i, v in enumerate(_CITYSCAPES_IDS)}
+            self._published(values, '0 to 33')
+        else:
+            values = {i: i for i in range(19)} | {IGNORED: IGNORED}
+            self._published(values, '0 to 18 and 255')
 
     def load_data_list(self) -> list[dict]:
-        """As in BaseSegDataset, and check that the files are there."""
-        parts = [(self.data_prefix[key], getattr(self, suffix),
-                  f'data_prefix.{key}', suffix)
-                 for key, suffix in (('img_path', 'img_suffix'),
-                                     ('seg_map_path', 'seg_map_suffix'))
-                 if self.data_prefix.get(key) is not None]
-        for part in parts:  # mmseg would have an empty list of a wrong one
-            list_files(*part, self.backend_args)
-        data_list = super().load_data_list()
-        for (folder, suffix, key, suffix_key) in parts:
-            check_files([info[key.partition('.')[2]] for info in data_list],
-                        folder, suffix, key, suffix_key, self.backend_args)
-        return data_list
-
-    def get_data_info(self, idx: int) -> dict:
-        """As in BaseSegDataset, with the labels of values in the mask."""
-        info = super().get_data_info(idx)
-        info['label_values'] = self.label_values
-        return info
+        """As of all, with the way to read masks as they are published."""
+        try:
+            return super().load_data_list()
+        except UserError as error:
+            if 'seg_map_suffix' not in str(error):
+                raise
+            raise UserError(
+                f"{error}; seg_map_suffix='_gtFine_labelIds.png' reads masks "
+                'as they are published') from None

@@ -18,7 +18,7 @@ def _joint_sizes(tasks: dict[str, int]) -> tuple[int, ...]:
 
 @TRANSFORMS.register_module()
 class LoadSegAnnotations(BaseTransform):
-    """Masks of class indices, for a ``mmxvit.SegDataset``.
+    """Masks of class indices, for data sets that say what their values are.
 
     In the place of mmseg's LoadAnnotations, which takes what it finds: it
     reads pictures with three channels as well, and a value that is no class
@@ -39,16 +39,23 @@ class LoadSegAnnotations(BaseTransform):
         Raises:
             UserError: The mask cannot be used; names it.
         """
-        values = results['label_values']
-        classes = len({v for v in values.values() if v != IGNORED})
+        if 'label_values' not in results:
+            raise UserError(
+                'mmxvit.LoadSegAnnotations: the data set does not say what '
+                'the values of its masks are; use mmxvit.SegDataset, '
+                "mmxvit.ADE20KDataset or mmxvit.CityscapesDataset, or mmseg's "
+                'LoadAnnotations')
+        if 'seg_map_path' not in results:
+            raise UserError(
+                'mmxvit.LoadSegAnnotations: the data set has no masks; name '
+                'their folder in data_prefix.seg_map_path, or leave the step '
+                'out')
         results['gt_seg_map'] = read_labels(
             results['seg_map_path'],
             results['img_path'],
             results['ori_shape'],
-            values,
-            f'values are the {classes} classes of metainfo.classes and those '
-            'of ignore_index of the data set; correct the mask, add a class, '
-            'or add the value to ignore_index',
+            results['label_values'],
+            results['values_remedy'],
             self.backend_args)
         results['seg_fields'].append('gt_seg_map')
         return results

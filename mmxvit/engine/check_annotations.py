@@ -66,6 +66,35 @@ def check_panoptic(dataset: dict, key: str) -> list[str]:
     return []
 
 
+def check_masks(dataset: dict, key: str) -> list[str]:
+    """Check that masks are there, have one channel, and the images' sizes.
+
+    For mmxvit's data sets for mmseg. What values they have is checked where
+    they are loaded. Of more than ``MANY_IMAGES`` nothing is looked at.
+    Arguments and results as for :func:`check_coco`.
+    """
+    from mmxvit.datasets.label_masks import check_bands, other_size
+    data = DATASETS.build({**dataset, 'pipeline': []}).load_data_list()
+    for info in data if len(data) <= MANY_IMAGES else []:
+        if 'seg_map_path' not in info:
+            continue
+        sizes = []
+        for path in (info['img_path'], info['seg_map_path']):
+            try:
+                with Image.open(path) as file:  # reads the head only
+                    sizes.append(file.size)
+                    bands = file.getbands()
+            except OSError as error:
+                raise UserError(f'{path} ({key}): is no image, or damaged; '
+                                'write it again, or remove it') from error
+        check_bands(info['seg_map_path'], bands)
+        # photographs may say that they are to be turned by 90 degrees
+        if sorted(sizes[0]) != sorted(sizes[1]):
+            raise other_size(
+                info['seg_map_path'], sizes[1], info['img_path'], sizes[0])
+    return []
+
+
 def check_voc(dataset: dict, key: str) -> list[str]:
     """Check annotations and images of a ``VOCDataset``, as :func:`check_coco`.
 

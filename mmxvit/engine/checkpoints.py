@@ -13,7 +13,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
 
-from .command import UserError, type_name
+from .command import BARE_BACKBONES, UserError, type_name
 
 
 def find_resume_checkpoint(cfg: Config) -> tuple[str | None, list[str]]:
@@ -113,7 +113,7 @@ def _last_checkpoint(work_dir: Path) -> Path | None:
 
 def pretrained_weights(cfg: Config) -> dict | None:
     """``dict(checkpoint=..., prefix=...)`` that the backbone or the whole
-    model starts from, if any."""
+    model starts from, if any; ``prefix`` as for :func:`check_checkpoint`."""
     model = cfg.model
     for part in (model.get('backbone') or {}, model):
         init_cfg = part.get('init_cfg') or []
@@ -123,18 +123,20 @@ def pretrained_weights(cfg: Config) -> dict | None:
             if type_name(entry) in ('Pretrained', 'PretrainedInit'):
                 return dict(
                     checkpoint=entry['checkpoint'],
-                    prefix=entry.get('prefix') or '')
+                    prefix=entry.get('prefix') or BARE_BACKBONES.get(
+                        type_name(part).rpartition('.')[2], ''))
         if part.get('pretrained'):
             return dict(checkpoint=part['pretrained'], prefix='')
     return None
 
 
-def check_checkpoint(path: str, prefix: str = '') -> None:
+def check_checkpoint(path: str, prefix: str | tuple[str, ...] = '') -> None:
     """Check that a local checkpoint file can be used.
 
     Args:
         path: The file; one on remote storage is not looked at.
-        prefix: What the keys of its weights must start with.
+        prefix: What the keys of some weights must start with; of several, one
+            will do.
 
     Raises:
         CheckpointError: It does not load, or has no key with that prefix.
@@ -144,8 +146,10 @@ def check_checkpoint(path: str, prefix: str = '') -> None:
     checkpoint = load_checkpoint_file(path)
     keys = [str(k) for k in checkpoint.get('state_dict', checkpoint)]
     if not any(k.startswith(prefix) for k in keys):
+        wanted = [prefix] if isinstance(prefix, str) else prefix
         raise CheckpointError(
-            f'{path}: has no weights with the prefix {prefix!r} but '
+            f'{path}: has no weights with the prefix '
+            f'{" or ".join(map(repr, wanted))} but '
             f'{", ".join(keys[:3])} ...; set prefix in the init_cfg of the '
             'backbone to what precedes its weights in this file')
 

@@ -11,7 +11,12 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmxvit.models.backbones.base import PyramidBackbone
 
-from .check_annotations import check_coco, check_panoptic, check_voc
+from .check_annotations import (
+    check_coco,
+    check_masks,
+    check_panoptic,
+    check_voc,
+)
 from .command import UserError, type_name
 
 # Dataset type -> layout of tools/dataset_tools/make_shapes.py
@@ -30,13 +35,15 @@ _LOOK_INTO = {
     'CocoPanopticDataset': check_panoptic,
     'VOCDataset': check_voc,
 }
+_LOOK_INTO_MASKS = ('mmxvit.SegDataset', 'mmxvit.ADE20KDataset',
+                    'mmxvit.CityscapesDataset')
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 # They fetch their files by themselves.
 _DOWNLOADED = ('CIFAR', 'MNIST')
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
-    """Check that what a run reads exists; of COCO and VOC also what is in it.
+    """Check that what a run reads exists; of many data sets what is in it.
 
     Looks at data sets and evaluators of ``splits`` (``'train'``, ``'val'``,
     ``'test'``), inside wrappers such as ``RepeatDataset`` too. Data on remote
@@ -105,9 +112,10 @@ def _look_into_files(cfg: Config, splits: Sequence[str]) -> list[str]:
                 loader.get('dataset'), f'{split}_dataloader.dataset'):
             files = [dataset.get(k) for k in (
                 'data_root', 'ann_file', 'data_prefix', 'metainfo')]
-            look = _LOOK_INTO.get(_kind(dataset))
-            if (look and dataset.get('ann_file') and any(_expected(dataset))
-                    and files not in seen):
+            look = dataset.get('ann_file') and _LOOK_INTO.get(_kind(dataset))
+            if type_name(dataset) in _LOOK_INTO_MASKS:
+                look = check_masks
+            if look and any(_expected(dataset)) and files not in seen:
                 seen.append(files)  # such as of a test on the validation set
                 notes += look(dataset, key)
     return notes

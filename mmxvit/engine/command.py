@@ -29,6 +29,14 @@ SCOPES = {
 }
 """``default_scope`` of the task packages, and the distributions to install."""
 
+BARE_BACKBONES = {
+    'HRNet': ('stage2.0.branches.', ),
+    'MixVisionTransformer': ('layers.0.0.projection.', ),
+    'PyramidVisionTransformerV2': ('patch_embed1.', 'layers.0.0.projection.'),
+}
+"""Stock backbones whose weights are published for themselves, not as a part of
+a classifier, and a name among these weights: the authors' or that here."""
+
 _LOCAL_RANKS = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
 
 
@@ -141,8 +149,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     Two entries at the top of a config count when ``options`` change them,
     although the config has used them already: ``data_root`` replaces the old
     one in all data sets and evaluators, ``pretrained`` becomes ``init_cfg``
-    of ``model.backbone`` (keys with the prefix ``backbone.``; None clears
-    it).
+    of ``model.backbone`` (keys with the prefix ``backbone.``, but without for
+    :data:`BARE_BACKBONES`; None clears it).
 
     Args:
         path: Config file.
@@ -192,12 +200,14 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
                 f'{path}: needs {scope} (its default_scope), which is not '
                 f'installed: pip install {SCOPES[scope]}')
     if 'pretrained' in options and cfg.model.get('backbone'):
-        cfg.model.backbone.pop('init_cfg', None)
+        backbone = cfg.model.backbone
+        backbone.pop('init_cfg', None)
         if options['pretrained']:
-            cfg.model.backbone.init_cfg = dict(
+            bare = type_name(backbone).rpartition('.')[2] in BARE_BACKBONES
+            backbone.init_cfg = dict(
                 type='Pretrained',
                 checkpoint=options['pretrained'],
-                prefix='backbone.')
+                **({} if bare else dict(prefix='backbone.')))
     return cfg
 
 

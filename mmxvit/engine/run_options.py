@@ -2,6 +2,7 @@
 """What the options of ``tools/train.py`` and ``tools/test.py`` change."""
 import copy
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,12 @@ def _require_new(option: str, path: str) -> None:
 def use_tta(cfg: Config) -> None:
     """Test with ``tta_model`` and ``tta_pipeline``.
 
-    Where a config lacks them, detection and classification average over the
-    image and its mirror image, as the task packages' own tools do.
+    Where a config lacks them, the image and its mirror image are averaged,
+    as the task packages' own tools do.
 
     Raises:
-        UserError: A config for segmentation or panoptic segmentation lacks
-            them.
+        UserError: A config for panoptic segmentation or of another scope
+            lacks them.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -124,7 +125,10 @@ def use_tta(cfg: Config) -> None:
     if lacking:
         default = _by_task(cfg, f'--tta without {" and ".join(lacking)} in '
                            'the config',
-                           dict(mmdet=_det_tta, mmpretrain=_cls_tta))
+                           dict(
+                               mmdet=_det_tta,
+                               mmpretrain=_cls_tta,
+                               mmseg=partial(_seg_tta, cfg.model)))
         for key, value in default(dataset.pipeline).items():
             if key in lacking:
                 cfg[key] = value
@@ -150,10 +154,32 @@ def _cls_tta(pipeline: Sequence[dict]) -> dict:
         tta_pipeline=_flip(pipeline, pipeline[-1]))
 
 
-def _flip(pipeline: Sequence[dict], pack: dict) -> list[dict]:
+def _seg_tta(model: dict, pipeline: Sequence[dict]) -> dict:
+    # Labels are loaded after the flip: predictions are flipped back.
+    labels = next((i for i, step in enumerate(pipeline)
+                   if 'Annotations' in type_name(step)), len(pipeline) - 1)
+    pack = copy.deepcopy(dict(pipeline[-1]))
+    if 'meta_keys' in pack:  # those by which they are
+        pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
+    several = type_name(model).rpartition('.')[2] == 'MultiTaskSegmentor'
+    return dict(
+        tta_model=dict(
+            type='mmxvit.MultiTaskSegTTAModel' if several else 'SegTTAModel'),
+        tta_pipeline=_flip([*pipeline[:labels], pack], pack,
+                           pipeline[labels:-1]))
+
+
+def _flip(pipeline: Sequence[dict],
+          pack: dict,
+          after: Sequence[dict] = ()) -> list[dict]:
+    """The steps of a pipeline but the last, flips, then ``after``."""
     flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
     steps = [copy.deepcopy(dict(step)) for step in pipeline[:-1]]
-    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    views = [[copy.deepcopy(dict(step))] for step in after]
+    return [
+        *steps,
+        dict(type='TestTimeAug', transforms=[flips, *views, [pack]])
+    ]
 
 
 def use_out(cfg: Config, out: str) -> None:

@@ -67,8 +67,22 @@ def test_ignored_values():
     assert labels(ignore_index=[11, 12])[0].tolist() == [255, 1, 2, 255]
 
 
-def test_a_class_may_be_ignored():
-    assert labels(ignore_index=[0, 255])[0].tolist() == [255, 1, 2, 255]
+def test_a_class_may_be_ignored_and_is_named():
+    with pytest.warns(UserWarning, match='the class a; if classes count from '
+                      r'1 .* i in range\(3\)}'):
+        assert labels(ignore_index=[0, 255])[0].tolist() == [255, 1, 2, 255]
+    with pytest.warns(UserWarning, match='the class b, c'):
+        build(ignore_index={0: 0})
+
+
+def test_classes_that_count_from_one():
+    """The error has the line that is right, as it is to be written."""
+    add('a', np.array([[0, 1], [2, 3]], np.uint8))
+    with pytest.raises(UserError, match='has the value 3 ') as error, \
+            pytest.warns(UserWarning):
+        labels(ignore_index=0)
+    line = re.search(r'to ({.*}) if classes count from 1', str(error.value))[1]
+    assert labels(ignore_index=eval(line)).tolist() == [[255, 0], [1, 2]]
 
 
 def test_map_of_values():
@@ -101,8 +115,9 @@ def test_values_without_a_meaning():
     with pytest.raises(UserError) as error:
         labels(classes=2)
     assert re.match(
-        r'data/masks/a.png: has the value 2 \(3 pixels\): .* 2 classes of '
-        r'metainfo.classes and those of ignore_index', str(error.value))
+        r'data/masks/a.png: has the value 2 \(3 pixels\): .* 0 to 1 of '
+        r'metainfo.classes, .* ignore_index of the data set, 255, .* add a '
+        r'class', str(error.value))
     with pytest.raises(UserError, match='values 2, 255 .5 pixels'):
         labels(classes=2, ignore_index=7)
 
@@ -135,7 +150,7 @@ def test_size_is_compared_with_the_file_after_resize():
 def test_damaged_and_missing_masks():
     whole = Path('data/masks/a.png').read_bytes()
     Path('data/masks/a.png').write_bytes(whole[:45])
-    with pytest.raises(UserError, match='^data/masks/a.png: cannot be read'):
+    with pytest.raises(UserError, match='^data/masks/a.png: is no image'):
         labels()
     add('b', MASK)
     Path('data/masks/b.png').unlink()
@@ -174,6 +189,115 @@ def test_images_to_predict_need_no_masks():
         data_prefix=dict(img_path='images'),
         pipeline=[dict(type='LoadImageFromFile')])
     assert 'gt_seg_map' not in dataset[0]
+
+
+def test_lists_of_names():
+    add('b', MASK)
+    path = Path('list.txt').absolute()
+    for text in ('b', 'b.jpg\n\n', ' b \n'):
+        path.write_text(text)
+        (info, ) = build(ann_file=str(path)).load_data_list()
+        assert info['img_path'] == 'data/images/b.jpg'
+    for text, message in (('images/a.jpg masks/a.png', 'has the line .* name '
+                           'of one image in each line'),
+                          ('\n', 'is empty'), ('c', 'names them: correct it')):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f'{path}:? {message}'):
+            build(ann_file=str(path))
+    path.unlink()
+    with pytest.raises(UserError, match=f'{path}: no such file'):
+        build(ann_file=str(path))
+
+
+def test_pipelines_that_would_not_apply_ignore_index():
+    stock = dict(type='LoadAnnotations')
+    nested = dict(type='TestTimeAug', transforms=[[stock]])
+    for step in (stock, nested):
+        with pytest.raises(UserError, match='write mmxvit.LoadSegAnnotations'):
+            build(pipeline=[dict(type='LoadImageFromFile'), step])
+    own = [dict(type='LoadImageFromFile'),
+           dict(type='mmxvit.LoadSegAnnotations')]
+    other = build(type='BaseSegDataset', pipeline=own)
+    with pytest.raises(UserError, match='use mmxvit.SegDataset'):
+        other[0]
+    with pytest.raises(UserError, match='data_prefix.seg_map_path'):
+        build(data_prefix=dict(img_path='images'))[0]
+
+
+@pytest.mark.parametrize('value', ['255', None, 11.0, [1, '2'], {0: '1'}])
+def test_ignore_index_of_another_type(value):
+    with pytest.raises(UserError, match=r'ignore_index of the data set is .*: '
+                       'give a value, a list of values, or'):
+        build(ignore_index=value)
+
+
+def published(kind, mask, **kwargs):
+    Path('data/images/a_leftImg8bit.png').write_bytes(
+        Path('data/images/a.jpg').read_bytes())
+    for end in ('', '_gtFine_labelTrainIds', '_gtFine_labelIds'):
+        Image.fromarray(mask).save(f'data/masks/a{end}.png')
+    return build(
+        type=f'mmxvit.{kind}', **{'metainfo': None, **kwargs})
+
+
+def test_masks_of_ade20k():
+    mask = np.array([[0, 1, 2, 150]] * 3, np.uint8)
+    assert published('ADE20KDataset', mask)[0]['gt_seg_map'][0].tolist() == [
+        255, 0, 1, 149]
+    few = published(
+        'ADE20KDataset', mask, metainfo=dict(classes=('building', 'wall')))
+    assert few[0]['gt_seg_map'][0].tolist() == [255, 1, 0, 255]
+    mask[0, 0] = 151
+    with pytest.raises(UserError, match='^data/masks/a.png: has the value 151 '
+                       '.*have 0 to 150; for masks of your own use'):
+        published('ADE20KDataset', mask)[0]
+
+
+def test_masks_of_cityscapes():
+    """Of train ids, and as they are published."""
+    from mmseg.datasets import CityscapesDataset
+    mask = np.array([[0, 18, 11, 255]] * 3, np.uint8)
+    assert published('CityscapesDataset', mask)[0]['gt_seg_map'][
+        0].tolist() == [0, 18, 11, 255]
+    raw = np.array([[7, 33, 24, 4]] * 3, np.uint8)
+    assert published(
+        'CityscapesDataset', raw, seg_map_suffix='_gtFine_labelIds.png'
+    )[0]['gt_seg_map'][0].tolist() == [0, 18, 11, 255]
+    assert published('CityscapesDataset', mask).metainfo['classes'] == (
+        CityscapesDataset.METAINFO['classes'])
+    with pytest.raises(UserError, match='has the values 24, 33 .* have 0 '
+                       'to 18 and 255'):
+        published('CityscapesDataset', raw)[0]
+    published('CityscapesDataset', mask)
+    Path('data/masks/a_gtFine_labelTrainIds.png').unlink()
+    with pytest.raises(UserError, match='labelIds.png. reads masks as they '):
+        build(type='mmxvit.CityscapesDataset', metainfo=None)
+
+
+def test_heads_of_masks_are_looked_at_before_a_run():
+    from mmengine.config import Config
+
+    from mmxvit.engine.checks import check_data
+    dataset = dict(
+        type='mmxvit.SegDataset', data_root='data',
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        metainfo=dict(classes=tuple('abc')),
+        pipeline=[dict(type='mmxvit.LoadSegAnnotations')])
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    check_data(cfg, ['train'])
+    add('b', MASK[:2].copy(), size=(3, 4))
+    with pytest.raises(UserError, match='masks/b.png: is of 4 x 2 pixels, its '
+                       'image data/images/b.jpg of 4 x 3'):
+        check_data(cfg, ['train'])
+    Image.fromarray(MASK).convert('RGB').save('data/masks/b.png')
+    with pytest.raises(UserError, match='b.png: is a picture with the'):
+        check_data(cfg, ['train'])
+    Path('data/masks/b.png').write_text('no image')
+    with pytest.raises(UserError, match='b.png .*: is no image'):
+        check_data(cfg, ['train'])
+    Path('data/masks/b.png').unlink()
+    with pytest.raises(UserError, match='1 of 2 files are not there: b.png'):
+        check_data(cfg, ['train'])
 
 
 def test_arguments():

@@ -148,6 +148,10 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
      ('m', '')),
     (dict(backbone=dict(init_cfg=dict(
         type=PretrainedInit, checkpoint='x'))), ('x', '')),
+    (dict(backbone=dict(type='mmseg.HRNet', init_cfg=dict(
+        type='Pretrained', checkpoint='x'))), ('x', ('stage2.0.branches.', ))),
+    (dict(backbone=dict(type='HRNet', init_cfg=dict(
+        type='Pretrained', checkpoint='x', prefix='net.'))), ('x', 'net.')),
     (dict(backbone=dict(), pretrained='torchvision://resnet50'),
      ('torchvision://resnet50', '')),
 ])
@@ -163,6 +167,9 @@ def test_prefix_of_pretrained_weights(tmp_path):
     check_checkpoint('https://example.org/a.pth', 'backbone.')
     with pytest.raises(CheckpointError, match=r"'model\.' but backbone\.stem"):
         check_checkpoint(path, 'model.')
+    check_checkpoint(path, ('a.', 'backbone.'))
+    with pytest.raises(CheckpointError, match=r"'a\.' or 'b\.' but"):
+        check_checkpoint(path, ('a.', 'b.'))
 
 
 class Net(nn.Module):

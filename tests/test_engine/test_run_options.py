@@ -103,13 +103,51 @@ def test_tta_by_flipping(scope):
     assert cfg.model.module.type == 'Model'
 
 
+@pytest.mark.parametrize('model, merge', [
+    ('EncoderDecoder', 'SegTTAModel'),
+    ('mmxvit.MultiTaskSegmentor', 'mmxvit.MultiTaskSegTTAModel'),
+])
+def test_tta_of_segmentors_by_flipping(model, merge):
+    """Labels are not flipped, and what follows them still does."""
+    cfg = config('mmseg')
+    cfg.model.type = model
+    steps = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(64, 64)),
+        dict(type='mmxvit.LoadSegAnnotations'),
+        dict(type='Recode'),
+        dict(type='PackSegInputs', meta_keys=('ori_shape', ))
+    ]
+    cfg.test_dataloader.dataset.dataset.pipeline = steps
+    run_options.use_tta(cfg)
+    assert cfg.model == dict(type=merge, module=dict(type=model))
+    *before, augment = cfg.test_dataloader.dataset.dataset.pipeline
+    assert before == steps[:2]
+    flips, *after, (pack, ) = augment.transforms
+    assert [(flip.type, flip.prob) for flip in flips] == [
+        ('RandomFlip', 1.), ('RandomFlip', 0.)]
+    assert after == [[step] for step in steps[2:4]]
+    assert pack == dict(
+        type='PackSegInputs',
+        meta_keys=('ori_shape', 'flip', 'flip_direction'))
+
+
+def test_tta_of_segmentors_without_labels():
+    cfg = config('mmseg')
+    run_options.use_tta(cfg)
+    load, augment = cfg.test_dataloader.dataset.dataset.pipeline
+    assert load.type == 'LoadImageFromFile'
+    assert [[step.type for step in views] for views in augment.transforms
+            ] == [['RandomFlip'] * 2, ['Pack']]
+
+
 @pytest.mark.parametrize('given, lacking', [
     ({}, 'tta_model and tta_pipeline'),
     (dict(tta_model=dict(type='TTA')), 'tta_pipeline'),
 ])
-def test_tta_lacking_in_segmentation(given, lacking):
+def test_tta_lacking_in_other_scopes(given, lacking):
     with pytest.raises(UserError, match=f'--tta without {lacking} in'):
-        run_options.use_tta(config('mmseg', **given))
+        run_options.use_tta(config('mine', **given))
 
 
 def test_out():

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from mmxvit.datasets.shapes import write_dataset
+from mmxvit.engine.command import load_config
 
 from .conftest import ROOT
 
@@ -78,11 +80,49 @@ def test_train_test_and_look(config, toy, script):
         names = sorted(p.name for p in Path('out', task).iterdir())
         assert names == [f'shapes-val-{i + 1:06d}.png' for i in range(3)]
         assert Image.open(f'out/{task}/{names[0]}').size == (SIZE, SIZE)
+    mirrored_too(script, path, options)
 
     image = toy / 'images/100k/val/shapes-val-000001.jpg'
     script('demo/image_demo.py').main([
         os.fspath(image), path, weights, '--device', 'cpu', *options])
     assert cv2.imread('shapes-val-000001_two.png').shape == (SIZE, SIZE, 3)
+
+
+def mirrored_too(script, path, options):
+    """--tta is the mean over the image and its mirror image."""
+    cfg = load_config(path)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg.model).eval()
+    torch.save(dict(state_dict=model.state_dict(), meta={}), 'random.pth')
+    script('tools/test.py').main([
+        path, 'random.pth', '--work-dir', 'tta', '--tta', '--out', 'mean',
+        '--show-dir', 'overlays', *options])
+    (scores, ) = Path('tta').glob('*/*.json')
+    scores = json.loads(scores.read_text())
+    assert all(0 <= scores[f'{t}/mIoU'] <= 100 for t in ('drivable', 'lane'))
+    root = Path(options[-1].partition('=')[2])
+    changed = 0
+    for image in sorted((root / 'images/100k/val').iterdir()):
+        pixels = torch.from_numpy(cv2.imread(os.fspath(image)))
+        inputs = model.data_preprocessor(
+            dict(inputs=[pixels.permute(2, 0, 1)], data_samples=None))[
+                'inputs']
+        with torch.no_grad():
+            logits, mirrored = (
+                model.encode_decode(x, [dict(img_shape=x.shape[2:])])
+                for x in (inputs, inputs.flip(-1)))
+        mirrored = mirrored.flip(-1)
+        for i, task in enumerate(('drivable', 'lane')):
+            both = [x[0, 2 * i:2 * i + 2].softmax(0)
+                    for x in (logits, mirrored)]
+            mean = np.array(Image.open(f'mean/{task}/{image.stem}.png'))
+            assert (mean == sum(both).argmax(0).numpy()).all()
+            changed += (mean != both[0].argmax(0).numpy()).sum()
+        (picture, ) = Path('overlays').rglob(f'*{image.stem}*.png')
+        prediction = cv2.imread(os.fspath(picture))[:, SIZE:]
+        assert np.abs(prediction.astype(int) - pixels.numpy()).max() > 50
+    assert changed
 
 
 def test_colours():

@@ -2,11 +2,11 @@
 # Adapted from mmseg's ade20k.py (Apache-2.0, OpenMMLab). ADE20K with 150
 # classes, crops of 512 x 512 for training, the short side of 512 for testing.
 # Batch size 8 GPUs x 2 images; a config of another one sets it.
-dataset_type = 'ADE20KDataset'
+dataset_type = 'mmxvit.ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='mmxvit.LoadSegAnnotations'),
     dict(
         type='RandomResize',
         scale=(2048, 512),
@@ -21,7 +21,7 @@ test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     # after Resize: scores are those of the original size
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='mmxvit.LoadSegAnnotations'),
     dict(type='PackSegInputs')
 ]
 
@@ -68,7 +68,7 @@ tta_pipeline = [
                 dict(type='RandomFlip', prob=prob, direction='horizontal')
                 for prob in (0., 1.)
             ],
-            [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            [dict(type='mmxvit.LoadSegAnnotations')],
             [dict(type='PackSegInputs')]
         ])
 ]

@@ -2,11 +2,11 @@
 # Adapted from mmseg's cityscapes_1024x1024.py (Apache-2.0, OpenMMLab).
 # Cityscapes with 19 classes, crops of 1024 x 1024 for training. Batch size
 # 8 GPUs x 1 image; a config of another one sets it.
-dataset_type = 'CityscapesDataset'
+dataset_type = 'mmxvit.CityscapesDataset'
 data_root = 'data/cityscapes/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
+    dict(type='mmxvit.LoadSegAnnotations'),
     dict(
         type='RandomResize',
         scale=(2048, 1024),
@@ -21,7 +21,7 @@ test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 1024), keep_ratio=True),
     # after Resize: scores are those of the original size
-    dict(type='LoadAnnotations'),
+    dict(type='mmxvit.LoadSegAnnotations'),
     dict(type='PackSegInputs')
 ]
 
@@ -66,6 +66,8 @@ tta_pipeline = [
             [
                 dict(type='RandomFlip', prob=prob, direction='horizontal')
                 for prob in (0., 1.)
-            ], [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]
+            ],
+            [dict(type='mmxvit.LoadSegAnnotations')],
+            [dict(type='PackSegInputs')]
         ])
 ]

@@ -6,14 +6,17 @@ train_cfg = dict(
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-# no weight decay for norms and tables of positions
+# As in SegFormer's: no weight decay for the norms of the backbone (in the head
+# the key of its learning rate wins) and for tables of positions, which are
+# FcaFormer's and CabViT's here.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, weight_decay=0.01),
     paramwise_cfg=dict(
         norm_decay_mult=0.,
         custom_keys={
-            '_bias': dict(decay_mult=0.),
+            'position_bias': dict(decay_mult=0.),
+            'depth_bias': dict(decay_mult=0.),
             'head': dict(lr_mult=10.)
         }))
 

@@ -2,7 +2,7 @@
 import torch
 from mmengine.model import ModuleDict
 from mmengine.structures import PixelData
-from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS as MMSEG_MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import add_prefix
@@ -128,3 +128,37 @@ class MultiTaskSegmentor(EncoderDecoder):
                     f'model.decode_head has the tasks {", ".join(tasks)}, the '
                     f'data set {", ".join(given)}: name the same in '
                     'decode_head and metainfo.tasks, in the same order')
+
+
+@MODELS.register_module()
+class MultiTaskSegTTAModel(SegTTAModel):
+    """mmseg's SegTTAModel for a MultiTaskSegmentor.
+
+    Probabilities are averaged, those of each task for themselves.
+    """
+
+    def merge_preds(self, data_samples_list: list[list[SegDataSample]]
+                    ) -> list[SegDataSample]:
+        """Merge the views of each image.
+
+        Args:
+            data_samples_list: Predictions for all views, by image.
+
+        Returns:
+            The first view's, with the merged ``pred_sem_seg``,
+            (tasks, H, W), and without ``seg_logits``.
+        """
+        channels = [h.out_channels for h in self.module.decode_head.values()]
+        merged = []
+        for views in data_samples_list:
+            by_task = zip(*(view.seg_logits.data.split(channels)
+                            for view in views), strict=True)
+            labels = [
+                torch.stack([part.softmax(0) for part in parts]).mean(0)
+                .argmax(0) for parts in by_task
+            ]
+            (sample, *_) = views
+            sample.pred_sem_seg = PixelData(data=torch.stack(labels))
+            del sample.seg_logits
+            merged.append(sample)
+        return merged

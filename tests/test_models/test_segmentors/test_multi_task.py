@@ -128,6 +128,28 @@ def test_preprocessing_pads_all_maps():
     assert (labels[:, :50, :60] < 3).all()
 
 
+def test_views_are_merged_task_by_task():
+    """The mean of probabilities, not of logits, nor over all classes."""
+    model = MODELS.build(
+        dict(type='mmxvit.MultiTaskSegTTAModel', module=build()))
+    (first, second) = samples()
+    second.gt_sem_seg = PixelData(data=first.gt_sem_seg.data.flip(-1))
+    logits = 5 * torch.randn(2, 5, 64, 96)
+    logits[1, :2] += 20  # no matter for the lanes
+    for sample, scores in zip((first, second), logits, strict=True):
+        sample.seg_logits = PixelData(data=scores)
+    truth = first.gt_sem_seg.data.clone()
+    (merged, ) = model.merge_preds([[first, second]])
+    drivable = (logits[:, :2].softmax(1)[0] + logits[:, :2].softmax(1)[1])
+    lane = (logits[:, 2:].softmax(1)[0] + logits[:, 2:].softmax(1)[1])
+    expected = torch.stack([drivable.argmax(0), lane.argmax(0)])
+    assert torch.equal(merged.pred_sem_seg.data, expected)
+    assert not torch.equal(
+        expected[1], (logits[0, 2:] + logits[1, 2:]).argmax(0))
+    assert torch.equal(merged.gt_sem_seg.data, truth)
+    assert 'seg_logits' not in merged
+
+
 def test_nothing_labelled():
     model = build(
         decode_head={
