@@ -102,7 +102,7 @@ def test_trains_and_tests(path, toy, script):
         # ground truth, and the prediction right of it
         parts = picture.shape[1] // image.shape[1]
         assert picture.shape == np.hstack([image] * parts).shape
-        assert parts == 1 if cfg.default_scope == 'mmpretrain' else 2
+        assert parts == (1 if cfg.default_scope == 'mmpretrain' else 2)
         # nothing found but background, which is not drawn
         if layout in ('bdd100k', 'coco_panoptic'):
             picture = picture[:, :image.shape[1]]

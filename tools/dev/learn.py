@@ -181,11 +181,11 @@ JOBS = [
         optim_wrapper__optimizer__lr=3e-4),
     fitted(
         'xformer/segformer_xformer_8xb1-160k_cityscapes-1024x1024.py',
-        'mIoU', 80., length=2000, batch_size=4, layout='cityscapes',
+        'mIoU', 80., length=3000, layout='cityscapes',
         optim_wrapper__optimizer__lr=3e-4),
     fitted(
         'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 80., length=2000, batch_size=4, layout='ade20k',
+        'mIoU', 80., length=4000, layout='ade20k',
         optim_wrapper__optimizer__lr=3e-4),
     fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
