@@ -188,13 +188,19 @@ class SegDataset(_CheckedMasks, mmseg.datasets.BaseSegDataset):
             raise UserError(
                 "SegDataset: mmseg's LoadAnnotations in the pipeline takes no "
                 'notice of ignore_index; write mmxvit.LoadSegAnnotations')
-        classes = (kwargs.get('metainfo') or self.METAINFO).get('classes')
+        metainfo = self._load_metainfo(kwargs.get('metainfo'))
+        classes = metainfo.get('classes')  # of a file, if it names one
         if not classes:
             raise UserError('SegDataset: set metainfo=dict(classes=(...)) to '
                             'the names of the classes, in the order of their '
                             'indices')
-        super().__init__(**kwargs)
         count = len(classes)
+        palette = metainfo.get('palette') or []
+        if palette and len(palette) != count:
+            raise UserError(
+                f'SegDataset: metainfo.palette has {len(palette)} colours for '
+                f'{count} classes; give each class one, or leave palette out')
+        super().__init__(**kwargs)
         self.label_values = label_values(ignore_index, count)
         shift = f'{{0: 255, **{{i + 1: i for i in range({count})}}}}'
         self.values_remedy = (

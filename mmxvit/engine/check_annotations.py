@@ -44,7 +44,7 @@ def check_coco(dataset: dict, key: str) -> list[str]:
     if tested and isinstance(content, dict):  # a test set without truth
         content.setdefault('annotations', [])
     _check_format(path, content, tested)
-    notes = _check_categories(path, content, _classes(dataset), key)
+    notes = _check_categories(path, content, class_names(dataset), key)
     notes += _check_boxes(path, content)
     _check_images(path, _image_folder(dataset), content['images'], key)
     return notes
@@ -85,14 +85,20 @@ def check_masks(dataset: dict, key: str) -> list[str]:
                     sizes.append(file.size)
                     bands = file.getbands()
             except OSError as error:
-                raise UserError(f'{path} ({key}): is no image, or damaged; '
-                                'write it again, or remove it') from error
+                raise _damaged(path, key) from error
+            if not _complete(path):
+                raise _damaged(path, key)
         check_bands(info['seg_map_path'], bands)
         # photographs may say that they are to be turned by 90 degrees
         if sorted(sizes[0]) != sorted(sizes[1]):
             raise other_size(
                 info['seg_map_path'], sizes[1], info['img_path'], sizes[0])
     return []
+
+
+def _damaged(path: str, key: str) -> UserError:
+    return UserError(f'{path} ({key}): is no image, or damaged; write it '
+                     'again, or remove it')
 
 
 def check_voc(dataset: dict, key: str) -> list[str]:
@@ -109,7 +115,7 @@ def check_voc(dataset: dict, key: str) -> list[str]:
     _check_images(path, folder, images, f'{key}.data_prefix.sub_data_root')
     if len(names) > MANY_IMAGES:
         return []
-    objects, known = [], _classes(dataset)
+    objects, known = [], class_names(dataset)
     for image in images:
         file = os.path.join(folder, 'Annotations', f'{image["id"]}.xml')
         objects += _voc_objects(file, image)
@@ -202,7 +208,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _classes(dataset: dict) -> tuple[str, ...]:
+def class_names(dataset: dict) -> tuple[str, ...]:
+    """Classes of the config of a data set, or else of its type."""
     kind = dataset['type']
     if not isinstance(kind, type):  # as in pure Python configs
         with DATASETS.switch_scope_and_registry('mmdet') as registry:

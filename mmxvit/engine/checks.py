@@ -16,6 +16,7 @@ from .check_annotations import (
     check_masks,
     check_panoptic,
     check_voc,
+    class_names,
 )
 from .command import UserError, type_name
 
@@ -37,6 +38,7 @@ _LOOK_INTO = {
 }
 _LOOK_INTO_MASKS = ('mmxvit.SegDataset', 'mmxvit.ADE20KDataset',
                     'mmxvit.CityscapesDataset')
+_OF_SEGMENTORS = ('model.decode_head', 'model.auxiliary_head')
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 # They fetch their files by themselves.
 _DOWNLOADED = ('CIFAR', 'MNIST')
@@ -115,10 +117,25 @@ def _look_into_files(cfg: Config, splits: Sequence[str]) -> list[str]:
             look = dataset.get('ann_file') and _LOOK_INTO.get(_kind(dataset))
             if type_name(dataset) in _LOOK_INTO_MASKS:
                 look = check_masks
+                _check_classes(cfg.get('model') or {}, dataset, key)
             if look and any(_expected(dataset)) and files not in seen:
                 seen.append(files)  # such as of a test on the validation set
                 notes += look(dataset, key)
     return notes
+
+
+def _check_classes(model: dict, dataset: dict, key: str) -> None:
+    """Segmentors' heads have as many classes as the data, or a label is out
+    of bounds in the loss, and classes beyond those of the data have no name.
+    """
+    count = len(class_names(dataset))
+    for name, head in _heads(model):
+        given = head.get('num_classes', count)
+        if name.startswith(_OF_SEGMENTORS) and given != count:
+            raise UserError(
+                f'{name}.num_classes is {given}, but {key} has {count} '
+                f'classes: set {name}.num_classes={count}, or correct '
+                f'metainfo.classes of the data set')
 
 
 def _absent_for_evaluation(cfg: Config, split: str) -> list[str]:

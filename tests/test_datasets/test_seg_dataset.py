@@ -298,11 +298,39 @@ def test_heads_of_masks_are_looked_at_before_a_run():
     Path('data/masks/b.png').unlink()
     with pytest.raises(UserError, match='1 of 2 files are not there: b.png'):
         check_data(cfg, ['train'])
+    add('b', MASK)
+    image = Path('data/images/b.jpg')
+    image.write_bytes(image.read_bytes()[:-20])
+    with pytest.raises(UserError, match='b.jpg .*: is no image, or damaged'):
+        check_data(cfg, ['train'])
+
+
+@pytest.mark.parametrize('part', ['decode_head', 'auxiliary_head'])
+def test_heads_have_the_classes_of_the_data(part):
+    from mmengine.config import Config
+
+    from mmxvit.engine.checks import check_data
+    dataset = dict(
+        type='mmxvit.SegDataset', data_root='data',
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        metainfo=dict(classes=tuple('abc')),
+        pipeline=[dict(type='mmxvit.LoadSegAnnotations')])
+    cfg = Config(dict(
+        model={part: [dict(num_classes=3), dict(num_classes=19)]},
+        train_dataloader=dict(dataset=dataset)))
+    with pytest.raises(UserError, match=(
+            rf'model.{part}.1.num_classes is 19, but train_dataloader.dataset '
+            rf'has 3 classes: set model.{part}.1.num_classes=3')):
+        check_data(cfg, ['train'])
+    cfg.model[part][1].num_classes = 3
+    check_data(cfg, ['train'])
 
 
 def test_arguments():
     with pytest.raises(UserError, match='metainfo=dict.classes='):
         build(metainfo=None)
+    with pytest.raises(UserError, match='palette has 2 colours for 3 classes'):
+        build(metainfo=dict(classes='abc', palette=[[0, 0, 0], [1, 1, 1]]))
     with pytest.raises(UserError, match='ignore_index='):
         build(reduce_zero_label=True)
     with pytest.raises(UserError, match=r'entries \{-1: 255\}'):
