@@ -173,7 +173,7 @@ JOBS = [
         optim_wrapper__optimizer=ADAMW),
     fitted(
         'fcaformer/mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco.py',
-        'coco/segm_mAP', 0.4, length=10, size=192, batch_size=2,
+        'coco/segm_mAP', 0.4, length=8, batch_size=1,
         optim_wrapper__optimizer__lr=4e-4),
     fitted(
         'lvt/panoptic-fpn_lvt_8xb8-ms-3x_coco.py',
@@ -181,11 +181,12 @@ JOBS = [
         optim_wrapper__optimizer__lr=3e-4),
     fitted(
         'xformer/segformer_xformer_8xb1-160k_cityscapes-1024x1024.py',
-        'mIoU', 80., length=2000, size=192, layout='cityscapes',
-        optim_wrapper__optimizer__lr=3e-4),
+        'mIoU', 80., length=6000, layout='cityscapes',
+        optim_wrapper__optimizer__lr=1e-3,
+        optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=1.),
     fitted(
         'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 80., length=3000, size=192, layout='ade20k',
+        'mIoU', 80., length=6000, layout='ade20k',
         optim_wrapper__optimizer__lr=3e-4),
     fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
