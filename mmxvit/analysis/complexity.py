@@ -27,7 +27,7 @@ Operators with kernels of their own (deformable convolution, RoI align) are
 in neither.
 """
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import (
@@ -115,7 +117,8 @@ class Complexity:
 
 def complexity(model: nn.Module,
                shape: tuple[int, int, int] = (3, 224, 224),
-               batch: int = 1) -> Complexity:
+               batch: int = 1,
+               shapes_only: bool = False) -> Complexity:
     """Count parameters and MACs of one forward in eval mode.
 
     A module may state its own work: ``nominal_macs(inputs: tuple, output)
@@ -131,6 +134,9 @@ def complexity(model: nn.Module,
             ``mode='tensor'``, without its data preprocessor).
         shape: (C, H, W) of an image.
         batch: Images.
+        shapes_only: Let operators compute shapes and no values, in seconds
+            for any size. Models with operators of mmcv (NMS, RoI align,
+            deformable convolution), which need values, run as ever.
 
     Returns:
         Complexity: The counts. ``model`` is as before.
@@ -139,8 +145,9 @@ def complexity(model: nn.Module,
     counter = FlopCounterMode(display=False)
     stages = _StageCounter(model, counter)
     with _eval_mode(model), torch.no_grad(), _math_attention(), \
+            _shapes_only(model, shapes_only) as fake, \
             _Products(stages), counter, stages:
-        run_model(model, images)
+        run_model(model, fake(images))
     return Complexity(tuple(shape), batch, stages.result())
 
 
@@ -289,6 +296,19 @@ def _states(module: nn.Module) -> bool:
     """Whether a module is counted as a whole."""
     return (hasattr(module, 'nominal_macs')
             or isinstance(module, nn.MultiheadAttention))
+
+
+@contextmanager
+def _shapes_only(model: nn.Module,
+                 wanted: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+    """No values are computed; yields what makes an input for this."""
+    if not wanted or any(
+            type(m).__module__.startswith('mmcv.ops')
+            for m in model.modules()):
+        yield lambda images: images
+        return
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield mode.from_tensor
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         f'{first["device_name"]}, {first["threads"]} CPU threads, '
         f'fuse {first["fuse"]}, channels_last {first["channels_last"]}, '
         f'compile {first["compile"]}, allocator {first["allocator"]}, '
-        f'torch {first["torch"]}, {first["date"]}'
+        f'torch {first["torch"]}, {first["date"]}, {first["commit"]}'
     ]
     width = max(len(r['model']) for r in rows)
     columns = dict(
