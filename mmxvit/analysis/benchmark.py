@@ -258,7 +258,7 @@ def _commit() -> str:
             ['git', 'describe', '--always', '--dirty', '--exclude', '*'],
             cwd=folder, capture_output=True, text=True)
         if done.returncode == 0:
-            return done.stdout.strip()
+            return f'commit {done.stdout.strip()}'
     return f'version {__version__}'
 
 

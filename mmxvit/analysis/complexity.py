@@ -28,7 +28,7 @@ in neither.
 """
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ from torch.nn.modules.pooling import (
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .models import random_images, run_model
+from .models import blind_rois, random_images, run_model
 
 PARTS = ('linear', 'attention', 'norm', 'elementwise')
 REST = '(rest)'
@@ -135,8 +135,9 @@ def complexity(model: nn.Module,
         shape: (C, H, W) of an image.
         batch: Images.
         shapes_only: Let operators compute shapes and no values, in seconds
-            for any size. Models with operators of mmcv (NMS, RoI align,
-            deformable convolution), which need values, run as ever.
+            for any size. A two-stage detector then has as many proposals as
+            its RPN may make. Models with deformable convolutions, which need
+            values, run as ever.
 
     Returns:
         Complexity: The counts. ``model`` is as before.
@@ -302,12 +303,13 @@ def _states(module: nn.Module) -> bool:
 def _shapes_only(model: nn.Module,
                  wanted: bool) -> Iterator[Callable[[Tensor], Tensor]]:
     """No values are computed; yields what makes an input for this."""
-    if not wanted or any(
-            type(m).__module__.startswith('mmcv.ops')
-            for m in model.modules()):
+    if not wanted or any('DeformConv' in type(m).__name__
+                         for m in model.modules()):
         yield lambda images: images
         return
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    two_stage = hasattr(model, 'rpn_head')
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, \
+            blind_rois(model) if two_stage else nullcontext():
         yield mode.from_tensor
 
 

@@ -60,8 +60,9 @@ def measure_speed(rows: list[Row], settings: Settings, tuned: bool,
         (f'{settings.threads} threads, allocator '
          f'{"tuned" if tuned else "default"}, '
          if settings.device == 'cpu' else '') +
-        f'torch {env["torch"]}, {env["date"]}, commit {env["commit"]}; MiB '
-        'are the most live tensors of a step, weights apart.')
+        f'torch {env["torch"]}, {env["date"]}, {env["commit"]}' +
+        ('; MiB are the most live tensors of a step, weights apart.'
+         if peaks else '.'))
     return Measured(
         list(settings.sizes),
         {source: {size: statistics.median(seconds[source, size])

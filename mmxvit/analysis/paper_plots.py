@@ -1,5 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Plots over the rows of the papers' tables."""
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,15 +58,14 @@ def plot_papers(tables: dict[str, Table], folder: Path,
 
 
 def top1_rows(tables: dict[str, Table]) -> list[Row]:
-    """A row for each model with a top-1 accuracy on ImageNet at 224 or 256.
+    """A row for each model with a top-1 accuracy on ImageNet.
 
     Where papers print several accuracies of a model it is the first.
     """
     rows: dict[str, Row] = {}
     for table in tables.values():
         for row in table.rows:
-            if row.source and 'top-1' in row.results and max(
-                    row.sizes)[0] <= 256:
+            if row.source and 'top-1' in row.results:
                 rows.setdefault(row.source, row)
     return list(rows.values())
 
@@ -83,7 +83,7 @@ def _plot_accuracies(rows: list[Row], paths: dict[str, Path],
     plot_points(
         _families(rows, lambda r: measured.seconds[r.source][224, 224] * 1e3),
         'latency at 224 [ms]', ylabel,
-        measured.about.partition(';')[0].replace(', torch', ',\ntorch'),
+        textwrap.fill(measured.about, 90),
         paths['accuracy_latency.png'])
 
 

@@ -93,6 +93,7 @@ class Table:
             and counting of the table or its own.
         device: That the paper's speeds were measured on.
         batch: Images per step, for latency.
+        speed_sizes: Of the images, for latency.
     """
     paper: str
     title: str
@@ -101,6 +102,7 @@ class Table:
     rows: list[Row]
     device: str | None = None
     batch: int = 1
+    speed_sizes: list[Size] = field(default_factory=list)
 
 
 @dataclass
@@ -133,6 +135,7 @@ def load_tables() -> dict[str, Table]:
     tables = {}
     for name, table in yaml.safe_load(TABLES.read_text('utf-8')).items():
         sizes = _sizes(table.pop('sizes'))
+        speed_sizes = _sizes(table.pop('speed sizes', [])) or sizes
         rows = []
         for entry in table.pop('rows'):
             row = Row(**{k.replace(' ', '_'): v for k, v in entry.items()})
@@ -141,7 +144,8 @@ def load_tables() -> dict[str, Table]:
             if isinstance(row.part, str):
                 row.part = [row.part]
             rows.append(row)
-        tables[name] = Table(rows=rows, sizes=sizes, **table)
+        tables[name] = Table(
+            rows=rows, sizes=sizes, speed_sizes=speed_sizes, **table)
     return tables
 
 

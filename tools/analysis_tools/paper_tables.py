@@ -140,9 +140,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     for name, table in tables.items():
         measured = tested = None
-        if args.latency and table.sizes:
+        if args.latency and table.speed_sizes:
             measured = measure_speed(
-                table.rows, settings(table.sizes, table.batch), tuned,
+                table.rows, settings(table.speed_sizes, table.batch), tuned,
                 not args.no_memory, progress)
         if args.checkpoints:
             tested = checkpoint_accuracies(
