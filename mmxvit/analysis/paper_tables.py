@@ -153,6 +153,22 @@ def _sizes(values: list[int | list[int]]) -> list[Size]:
     return [(s, s) if isinstance(s, int) else tuple(s) for s in values]
 
 
+def config_path(row: Row) -> Path:
+    """The config file of a row.
+
+    Raises:
+        UserError: Its package is not installed.
+    """
+    if row.config:
+        return config_root() / 'configs' / f'{row.config}.py'
+    package, _, file = row.peer.partition('::')
+    spec = find_spec(package)
+    if spec is None:
+        raise UserError(f'{row.model}: needs {package}, which is not '
+                        'installed')
+    return Path(spec.origin).parent / '.mim' / 'configs' / file
+
+
 def row_config(row: Row, options: dict[str, Any] | None = None) -> Config:
     """The config of a row, with its options.
 
@@ -163,17 +179,9 @@ def row_config(row: Row, options: dict[str, Any] | None = None) -> Config:
     Raises:
         UserError: Its package is not installed, or has no such config.
     """
-    if row.config:
-        path = config_root() / 'configs' / f'{row.config}.py'
-    else:
-        package, _, file = row.peer.partition('::')
-        spec = find_spec(package)
-        if spec is None:
-            raise UserError(f'{row.model}: needs {package}, which is not '
-                            'installed')
-        path = Path(spec.origin).parent / '.mim' / 'configs' / file
     return load_config(
-        str(path), copy.deepcopy({**row.options, **(options or {})}))
+        str(config_path(row)),
+        copy.deepcopy({**row.options, **(options or {})}))
 
 
 def row_model(row: Row) -> dict:
