@@ -123,7 +123,8 @@ def test_counts_are_those_of_the_models(source):
 @pytest.mark.parametrize('text', [
     'mmxvit.XFormer:xformer', 'mmxvit.LVT:lvt', 'mmxvit.FcaFormer:l1',
     'mmxvit.LOLViT:s',
-    "dict(type='mmpretrain.SwinTransformer', arch='tiny')"])
+    "dict(type='mmpretrain.SwinTransformer', arch='tiny', "
+    'pad_small_map=True)'])
 def test_shapes_alone_give_the_same_counts(text):
     pytest.importorskip('mmpretrain')
     model = build_model(parse_model(text)[1])
