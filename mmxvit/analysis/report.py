@@ -203,7 +203,7 @@ def plot_table(lines: list[list[str]], title: str, below: list[str],
     figure.text(.01, 1 - 1.5 * unit / size[1], title, fontsize=12)
     figure.text(.01, (space - unit) / size[1], text, fontsize=8, va='top')
     table = axes.table(
-        wrapped, loc='upper left', cellLoc='left',
+        wrapped, bbox=(0, 0, 1, 1), cellLoc='left',
         colWidths=[w / sum(widths) for w in widths])
     table.auto_set_font_size(False)
     table.set_fontsize(8)
