@@ -43,7 +43,7 @@ def register_hub() -> None:
     hub = _mmpretrain().ModelHub
     if not all(hub.has(name) for name in _own_names()):
         hub.register_model_index(
-            _config_root() / 'model-index.yml', config_prefix=_config_root())
+            config_root() / 'model-index.yml', config_prefix=config_root())
 
 
 def list_models(pattern: str | None = None,
@@ -107,8 +107,12 @@ def _mmpretrain() -> Any:
     return mmpretrain
 
 
-def _config_root() -> Path:
-    """The folder of ``configs`` and ``model-index.yml``."""
+def config_root() -> Path:
+    """The folder of ``configs`` and ``model-index.yml``.
+
+    Raises:
+        RuntimeError: This package was installed without them.
+    """
     package = Path(__file__).resolve().parent
     # what an installation makes, or else the clone itself
     for root in (package / '.mim', package.parent):
@@ -122,6 +126,6 @@ def _config_root() -> Path:
 @functools.cache
 def _own_names() -> set[str]:
     from modelindex.load_model_index import load
-    index = load(str(_config_root() / 'model-index.yml'))
+    index = load(str(config_root() / 'model-index.yml'))
     index.build_models_with_collections()
     return {model.name.lower() for model in index.models}

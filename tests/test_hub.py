@@ -168,9 +168,9 @@ def test_where_the_configs_are(monkeypatch, tmp_path):
     package.mkdir()
     monkeypatch.setattr(hub, '__file__', str(package / 'hub.py'))
     with pytest.raises(RuntimeError, match='install mmxvit again'):
-        hub._config_root()
+        hub.config_root()
     shutil.copy(ROOT / 'model-index.yml', tmp_path)
-    assert hub._config_root() == tmp_path
+    assert hub.config_root() == tmp_path
     (package / '.mim').mkdir()
     shutil.copy(ROOT / 'model-index.yml', package / '.mim')
-    assert hub._config_root() == package / '.mim'
+    assert hub.config_root() == package / '.mim'

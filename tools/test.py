@@ -3,23 +3,13 @@
 import argparse
 from collections.abc import Sequence
 
-from mmengine.logging import print_log
-
-from mmxvit.engine.checkpoints import check_checkpoint, check_weights
-from mmxvit.engine.checks import check_channels, check_data
 from mmxvit.engine.command import (
     add_config_arguments,
     add_run_arguments,
-    build_runner,
     command,
     load_run_config,
 )
-from mmxvit.engine.run_options import (
-    use_out,
-    use_own_hooks,
-    use_show_dir,
-    use_tta,
-)
+from mmxvit.engine.testing import run_test
 from mmxvit.utils.allocator import tune_allocator
 
 
@@ -47,23 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tune_allocator()
     args = parse_args(argv)
     cfg = load_run_config(args)
-    cfg.load_from, cfg.resume = args.checkpoint, False
-    use_own_hooks(cfg)
-    notes = check_data(cfg, ['test'])
-    check_channels(cfg)
-    check_checkpoint(args.checkpoint)
-    if args.tta:
-        use_tta(cfg)
-    if args.out:
-        use_out(cfg, args.out)
-    if args.show_dir:
-        use_show_dir(cfg, args.show_dir)
-
-    runner = build_runner(cfg)
-    for note in notes:
-        print_log(note, logger='current')
-    check_weights(runner.model, args.checkpoint, strict=True)
-    runner.test()
+    run_test(cfg, args.checkpoint, args.tta, args.out, args.show_dir)
 
 
 if __name__ == '__main__':

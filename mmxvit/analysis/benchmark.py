@@ -3,16 +3,20 @@
 import gc
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
+
+from mmxvit.version import __version__
 
 from .models import build_model, random_images, run_model
 
@@ -242,7 +246,20 @@ def environment(device: str) -> dict[str, str]:
         cpu_count=str(os.cpu_count()),
         torch=torch.__version__,
         python=platform.python_version(),
+        commit=_commit(),
         date=time.strftime('%Y-%m-%dT%H:%M:%S%z'))
+
+
+def _commit() -> str:
+    """Commit of the source tree, or the version of an installed package."""
+    folder = Path(__file__).parent
+    if (folder.parents[1] / '.git').exists():
+        done = subprocess.run(
+            ['git', 'describe', '--always', '--dirty', '--exclude', '*'],
+            cwd=folder, capture_output=True, text=True)
+        if done.returncode == 0:
+            return f'commit {done.stdout.strip()}'
+    return f'version {__version__}'
 
 
 def _cpu_name() -> str:

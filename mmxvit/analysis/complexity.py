@@ -27,14 +27,16 @@ Operators with kernels of their own (deformable convolution, RoI align) are
 in neither.
 """
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import (
@@ -46,7 +48,7 @@ from torch.nn.modules.pooling import (
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .models import random_images, run_model
+from .models import blind_rois, random_images, run_model
 
 PARTS = ('linear', 'attention', 'norm', 'elementwise')
 REST = '(rest)'
@@ -115,7 +117,8 @@ class Complexity:
 
 def complexity(model: nn.Module,
                shape: tuple[int, int, int] = (3, 224, 224),
-               batch: int = 1) -> Complexity:
+               batch: int = 1,
+               shapes_only: bool = False) -> Complexity:
     """Count parameters and MACs of one forward in eval mode.
 
     A module may state its own work: ``nominal_macs(inputs: tuple, output)
@@ -131,6 +134,10 @@ def complexity(model: nn.Module,
             ``mode='tensor'``, without its data preprocessor).
         shape: (C, H, W) of an image.
         batch: Images.
+        shapes_only: Let operators compute shapes and no values, in seconds
+            for any size. A two-stage detector then has as many proposals as
+            its RPN may make. Models with deformable convolutions, which need
+            values, run as ever.
 
     Returns:
         Complexity: The counts. ``model`` is as before.
@@ -139,8 +146,9 @@ def complexity(model: nn.Module,
     counter = FlopCounterMode(display=False)
     stages = _StageCounter(model, counter)
     with _eval_mode(model), torch.no_grad(), _math_attention(), \
+            _shapes_only(model, shapes_only) as fake, \
             _Products(stages), counter, stages:
-        run_model(model, images)
+        run_model(model, fake(images))
     return Complexity(tuple(shape), batch, stages.result())
 
 
@@ -289,6 +297,20 @@ def _states(module: nn.Module) -> bool:
     """Whether a module is counted as a whole."""
     return (hasattr(module, 'nominal_macs')
             or isinstance(module, nn.MultiheadAttention))
+
+
+@contextmanager
+def _shapes_only(model: nn.Module,
+                 wanted: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+    """No values are computed; yields what makes an input for this."""
+    if not wanted or any('DeformConv' in type(m).__name__
+                         for m in model.modules()):
+        yield lambda images: images
+        return
+    two_stage = hasattr(model, 'rpn_head')
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, \
+            blind_rois(model) if two_stage else nullcontext():
+        yield mode.from_tensor
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import copy
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch.nn as nn
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
@@ -274,6 +274,38 @@ def _masks_for_100_rois(model: BaseModel) -> Iterator[None]:
         yield
     finally:
         del head._mask_forward
+
+
+@contextmanager
+def blind_rois(model: nn.Module) -> Iterator[None]:
+    """Let a two-stage detector of mmdet run without values.
+
+    The RPN proposes as many boxes as it may, and RoI features are only as
+    large as they would be: NMS and RoI align are not called.
+    """
+    def propose(*outputs: object, batch_img_metas: list[dict],
+                **kwargs: object) -> list[InstanceData]:
+        boxes = torch.zeros(model.test_cfg.rpn.max_per_img, 4)
+        return [InstanceData(bboxes=boxes) for _ in batch_img_metas]
+
+    def extractor(layer: nn.Module) -> Callable:
+        def extract(feats: tuple[Tensor, ...], rois: Tensor,
+                    **kwargs: object) -> Tensor:
+            size = layer.roi_layers[0].output_size
+            return feats[0].new_empty(len(rois), layer.out_channels, *size)
+
+        return extract
+
+    extractors = [m for m in model.modules() if hasattr(m, 'roi_layers')]
+    model.rpn_head.predict_by_feat = propose
+    for layer in extractors:
+        layer.forward = extractor(layer)
+    try:
+        yield
+    finally:
+        del model.rpn_head.predict_by_feat
+        for layer in extractors:
+            del layer.forward
 
 
 def random_images(shape: tuple[int, ...], model: nn.Module) -> Tensor:

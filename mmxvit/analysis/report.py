@@ -1,6 +1,9 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-"""Rows, table, CSV and plot of a benchmark."""
+"""Progress, rows, tables, CSV and plots of measurements."""
 import csv
+import sys
+import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,18 @@ import numpy as np
 from .benchmark import Settings, size_name
 
 MIB = 1 << 20
+
+
+class Progress:
+    """Lines on stderr, at most one a second."""
+
+    def __init__(self) -> None:
+        self.last = 0.
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() - self.last > 1:
+            print(line, file=sys.stderr, flush=True)
+            self.last = time.monotonic()
 
 
 def benchmark_rows(
@@ -59,7 +74,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         f'{first["device_name"]}, {first["threads"]} CPU threads, '
         f'fuse {first["fuse"]}, channels_last {first["channels_last"]}, '
         f'compile {first["compile"]}, allocator {first["allocator"]}, '
-        f'torch {first["torch"]}, {first["date"]}'
+        f'torch {first["torch"]}, {first["date"]}, {first["commit"]}'
     ]
     width = max(len(r['model']) for r in rows)
     columns = dict(
@@ -88,27 +103,41 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot_latency(rows: list[dict[str, Any]], path: Path) -> None:
-    """Median latency over resolution (root of the pixel count), log-log."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
+    """Median latency over resolution, see :func:`plot_over_size`."""
+    plot_over_size(rows, ('p10_ms', 'median_ms', 'p90_ms'),
+                   f'{rows[0]["mode"]} step [ms], median, 10-90 %', path)
+
+
+def plot_over_size(rows: list[dict[str, Any]], columns: tuple[str, ...],
+                   label: str, path: Path) -> None:
+    """A figure over resolution (root of the pixel count), log-log.
+
+    Args:
+        rows: From :func:`benchmark_rows`.
+        columns: The figure, or its lower end, itself and its upper end.
+        label: Of the vertical axis.
+        path: PNG file.
+    """
     from matplotlib.ticker import LogLocator
-    figure, axes = plt.subplots(figsize=(7, 5), layout='constrained')
+    figure, axes = _figure()
     for name in dict.fromkeys(r['model'] for r in rows):
-        mine = sorted(
-            ((r['height'] * r['width'])**0.5, r['p10_ms'], r['median_ms'],
-             r['p90_ms']) for r in rows if r['model'] == name)
-        side, low, median, high = zip(*mine, strict=True)
-        line, = axes.plot(side, median, marker='o', label=name)
-        axes.fill_between(side, low, high, alpha=.2, color=line.get_color())
+        mine = sorted(((r['height'] * r['width'])**0.5,
+                       *(r[c] for c in columns))
+                      for r in rows if r['model'] == name)
+        side, *values = zip(*mine, strict=True)
+        line, = axes.plot(
+            side, values[len(values) // 2], marker='o', label=name)
+        if len(values) == 3:
+            axes.fill_between(side, values[0], values[2], alpha=.2,
+                              color=line.get_color())
     first = rows[0]
     axes.set(
         xscale='log', yscale='log', xlabel='side of the image [px]',
-        ylabel=f'{first["mode"]} step [ms], median, 10-90 %',
+        ylabel=label,
         title=f'batch {first["batch"]}, {first["dtype"]}, '
         f'{first["threads"]} threads, allocator {first["allocator"]}\n'
         f'{first["device_name"]}, torch {first["torch"]}, '
-        f'{first["date"][:10]}')
+        f'{first["date"][:10]}, {first["commit"]}')
     axes.set_xticks(side, [f'{s:.0f}' for s in side])
     axes.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -116,5 +145,86 @@ def plot_latency(rows: list[dict[str, Any]], path: Path) -> None:
     axes.yaxis.set_minor_formatter('')
     axes.grid(alpha=.3)
     axes.legend()
+    _save(figure, path)
+
+
+def plot_points(groups: dict[str, list[tuple[float, float, str]]],
+                xlabel: str, ylabel: str, title: str, path: Path) -> None:
+    """Named points, each group in a colour of its own and joined.
+
+    Args:
+        groups: (x, y, name) by group; the group '' is grey and not joined.
+        xlabel: Of the horizontal axis, which is logarithmic.
+        ylabel: Of the vertical axis.
+        title: Above both.
+        path: PNG file.
+    """
+    figure, axes = _figure(10, 7)
+    for group, points in groups.items():
+        x, y, names = zip(*sorted(points), strict=True)
+        style = dict(marker='o', label=group, zorder=2) if group else dict(
+            marker='.', linestyle='', color='grey', label='others', zorder=1)
+        axes.plot(x, y, **style)
+        for point in zip(x, y, names, strict=True):
+            axes.annotate(
+                point[2], point[:2], (4, 3), textcoords='offset points',
+                fontsize=9 if group else 6, color=None if group else 'grey')
+    axes.set(xscale='log', xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.xaxis.set_major_formatter('{x:g}')
+    axes.grid(alpha=.3, which='both')
+    axes.legend(loc='lower right')
+    _save(figure, path)
+
+
+def plot_table(lines: list[list[str]], title: str, below: list[str],
+               path: Path) -> None:
+    """A table as a picture.
+
+    Args:
+        lines: Head, then rows.
+        title: Above it.
+        below: Paragraphs under it.
+        path: PNG file.
+    """
+    wrapped = [['\n'.join(textwrap.wrap(c, 32)) for c in line]
+               for line in lines]
+    widths = [max(len(part) for line in wrapped
+                  for part in line[i].split('\n')) + 2
+              for i in range(len(lines[0]))]
+    heights = [1 + max(c.count('\n') for c in line) for line in wrapped]
+    text = '\n'.join(textwrap.fill(p, sum(widths)) for p in below)
+    unit = .19  # inches of a line
+    space = unit * (text.count('\n') + 3)
+    size = (.085 * sum(widths) + .4, unit * (1.2 * sum(heights) + 3) + space)
+    figure, axes = _figure(*size, layout=None)
+    axes.set_axis_off()
+    axes.set_position((.01, space / size[1], .98,
+                       1 - (space + 2.5 * unit) / size[1]))
+    figure.text(.01, 1 - 1.5 * unit / size[1], title, fontsize=12)
+    figure.text(.01, (space - unit) / size[1], text, fontsize=8, va='top')
+    table = axes.table(
+        wrapped, bbox=(0, 0, 1, 1), cellLoc='left',
+        colWidths=[w / sum(widths) for w in widths])
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    for (row, _), cell in table.get_celld().items():
+        cell.set_height(heights[row] / sum(heights))
+        cell.set_linewidth(.3)
+        if row == 0:
+            cell.set_text_props(weight='bold')
+    _save(figure, path)
+
+
+def _figure(width: float = 7, height: float = 5,
+            layout: str | None = 'constrained') -> tuple[Any, Any]:
+    """Figure and axes that need no screen."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    return plt.subplots(figsize=(width, height), layout=layout)
+
+
+def _save(figure: Any, path: Path) -> None:
+    import matplotlib.pyplot as plt
     figure.savefig(path, dpi=120)
     plt.close(figure)

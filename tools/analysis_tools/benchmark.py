@@ -6,7 +6,6 @@ all alike, and each option holds for all of them.
 """
 import argparse
 import sys
-import time
 from pathlib import Path
 
 from mmxvit.analysis.benchmark import (
@@ -18,6 +17,7 @@ from mmxvit.analysis.benchmark import (
 from mmxvit.analysis.memory import measure_memory
 from mmxvit.analysis.models import parse_model
 from mmxvit.analysis.report import (
+    Progress,
     benchmark_rows,
     format_table,
     plot_latency,
@@ -111,18 +111,6 @@ def parse_args() -> argparse.Namespace:
             parser.error(f'{file} exists; remove it or choose another name')
         file.parent.mkdir(parents=True, exist_ok=True)
     return args
-
-
-class Progress:
-    """Lines on stderr, at most one a second."""
-
-    def __init__(self) -> None:
-        self.last = 0.
-
-    def __call__(self, line: str) -> None:
-        if time.monotonic() - self.last > 1:
-            print(line, file=sys.stderr, flush=True)
-            self.last = time.monotonic()
 
 
 def main() -> None:

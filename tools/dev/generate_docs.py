@@ -10,8 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from mmxvit.analysis import drop_in, paper_tables
 from mmxvit.models import backbones
 from mmxvit.models.backbones.base import PyramidBackbone
@@ -41,31 +39,30 @@ def maps() -> str:
     return '\n'.join(lines)
 
 
-def counts_of_metafiles() -> paper_tables.Counts:
-    """Counts as in the metafiles, where a test checks them; others anew."""
-    known = {}
-    for path in ROOT.glob('configs/*/metafile.yml'):
-        for model in yaml.safe_load(path.read_text())['Models']:
-            meta = model['Metadata']
-            size = meta['FLOPs Image Size']
-            known[model['Config'].removeprefix('configs/'),
-                  size if isinstance(size, int) else tuple(size),
-                  meta.get('FLOPs Counting', 'paper')] = (
-                      meta['Parameters'], meta['FLOPs'])
-    anew = paper_tables.count_row(ROOT / 'configs')
-
-    def counts(config: str, size: paper_tables.Size,
-               counting: str) -> tuple[int, int]:
-        return known.get((f'{config}.py', size, counting)) or anew(
-            config, size, counting)
-
-    return counts
-
-
 def paper_table(name: str) -> str:
     """A table of a paper, for the README in a folder of configs."""
-    return paper_tables.render(
-        paper_tables.load_tables()[name], counts_of_metafiles(), '../')
+    return paper_tables.markdown(
+        paper_tables.load_tables()[name], paper_tables.load_counts(),
+        link='../')
+
+
+def paper_page(paper: str) -> str:
+    """All tables of a paper, for its page."""
+    return '\n\n'.join(
+        f'## {table.title}\n\n`--table {name}`\n\n' +
+        paper_tables.markdown(table, paper_tables.load_counts())
+        for name, table in paper_tables.load_tables().items()
+        if table.paper == paper)
+
+
+def count() -> None:
+    """Count the models of all tables anew, some minutes."""
+    counts = {}
+    rows = paper_tables.sources(paper_tables.load_tables())
+    for i, source in enumerate(rows):
+        print(f'{i + 1}/{len(rows)} {source}', flush=True)
+        counts[source] = paper_tables.count(rows[source])
+    paper_tables.save_counts(counts)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -73,6 +70,8 @@ TABLES: dict[str, Callable[[], str]] = {
     'drop-in': lambda: drop_in.table(archs()),
     **{name: partial(paper_table, name)
        for name in paper_tables.load_tables()},
+    **{f'tables-{paper}': partial(paper_page, paper) for paper in {
+        t.paper: None for t in paper_tables.load_tables().values()}},
 }
 
 
@@ -87,7 +86,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
         '--check', action='store_true', help='only report what would change')
+    parser.add_argument(
+        '--count',
+        action='store_true',
+        help="before that, count the models of the papers' tables anew")
     args = parser.parse_args()
+    if args.count:
+        count()
     changed = []
     pages = [ROOT / 'README.md', *ROOT.glob('docs/**/*.md'),
              *ROOT.glob('configs/*/README.md')]
