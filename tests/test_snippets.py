@@ -71,7 +71,8 @@ def write_checkpoint(config, path):
 def files_of_a_user():
     """What the page on Python takes as given."""
     cv2.imwrite('image.jpg',
-                np.random.RandomState(0).randint(0, 255, (60, 80, 3)))
+                np.random.RandomState(0).randint(0, 255, (60, 80, 3),
+                                                 np.uint8))
     write_checkpoint('configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py',
                      'detector.pth')
     write_checkpoint(
