@@ -5,8 +5,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 import mmxvit
 from mmxvit import models
@@ -49,6 +51,15 @@ def test_classifier_is_that_of_mmpretrain(name):
     x = images()
     with torch.no_grad():
         assert torch.equal(ours(x), theirs(x, mode='tensor'))
+
+
+def test_images_are_normalised_as_imagenet():
+    """What the documentation says of trained models."""
+    for name in mmxvit.list_models(task='Image Classification'):
+        cfg = Config.fromfile(mmxvit.get_config_path(name)).data_preprocessor
+        assert cfg.to_rgb
+        assert np.divide(cfg.mean, 255) == pytest.approx([0.485, 0.456, 0.406])
+        assert np.divide(cfg.std, 255) == pytest.approx([0.229, 0.224, 0.225])
 
 
 @pytest.mark.parametrize('name', SMALL)
