@@ -9,7 +9,14 @@ import sys
 import warnings
 
 from .dependencies import check_dependencies
-from .hub import get_model, list_archs, list_models, register_hub
+from .hub import (
+    create_model,
+    get_config_path,
+    get_model,
+    list_archs,
+    list_models,
+    register_hub,
+)
 from .version import __version__
 
 check_dependencies()
@@ -22,5 +29,6 @@ if hasattr(sys.modules.get('mmpretrain'), 'ModelHub'):
                       f'{error}', stacklevel=2)
 
 __all__ = [
-    '__version__', 'get_model', 'list_archs', 'list_models', 'register_hub'
+    '__version__', 'create_model', 'get_config_path', 'get_model',
+    'list_archs', 'list_models', 'register_hub'
 ]

@@ -145,7 +145,7 @@ def test_sdist_contains_what_its_user_needs(source, sdist):
     assert files_below(source, 'configs', 'tools', 'tests', 'docs', 'mmxvit',
                        'requirements', '.ci') - names == set()
     assert {'Makefile', 'LICENSE', 'README.md', 'CHANGELOG.md', 'setup.py',
-            'pyproject.toml'} <= names
+            'hubconf.py', 'pyproject.toml'} <= names
     assert not any(n.endswith('.pyc') for n in names)
 
 

@@ -24,7 +24,8 @@ class LoadSegAnnotations(BaseTransform):
     reads pictures with three channels as well, and a value that is no class
     ends in an error without a name, on a GPU in the loss. For training it
     goes before what resizes the image, for testing after it, so that scores
-    are those of the original size.
+    are those of the original size. An image without a data set, which mmseg's
+    inferencer feeds to the test pipeline, goes through as it is.
 
     Args:
         backend_args: Of MMEngine's file backend.
@@ -39,6 +40,8 @@ class LoadSegAnnotations(BaseTransform):
         Raises:
             UserError: The mask cannot be used; names it.
         """
+        if 'seg_fields' not in results:  # every data set of mmseg makes it
+            return results
         if 'label_values' not in results:
             raise UserError(
                 'mmxvit.LoadSegAnnotations: the data set does not say what '

@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 
 import torch
 import torch.distributed as dist
+import torch.nn as nn
 
 # Codes of the numpy dtypes that a checkpoint may hold
 _NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
@@ -302,3 +303,27 @@ def load_checkpoint_file(path: str | Path,
             'weights or a checkpoint of MMEngine; save it with '
             'torch.save(model.state_dict(), FILE)')
     return checkpoint
+
+
+def load_weights(
+        model: nn.Module, state: dict[str, torch.Tensor]
+) -> tuple[list[str], list[str], list[str]]:
+    """``model.load_state_dict(state)`` that returns what differs.
+
+    Returns:
+        Keys that ``state`` lacks, keys that the model lacks, and a line for
+        each that has another shape. With any of the last nothing was loaded
+        into these, and the first two are empty.
+    """
+    try:
+        return (*model.load_state_dict(state, strict=False), [])
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        return [], [], [line for line in lines if 'size mismatch' in line]
+
+
+def first_lines(lines: list[str], count: int = 10) -> str:
+    """Lines of a message, indented; of many the first, and how many more."""
+    if len(lines) > count:
+        lines = [*lines[:count], f'... and {len(lines) - count} more']
+    return ''.join(f'\n  {line}' for line in lines)

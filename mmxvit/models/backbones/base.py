@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
+from mmxvit.utils.checkpoint import (
+    CheckpointError,
+    first_lines,
+    load_checkpoint_file,
+    load_weights,
+)
+
+from .feature_info import FeatureInfo
 
 # Schemes of files. What else stock configs write into `pretrained` or init_cfg
 # (open-mmlab://, torchvision://, timm://, ...) names weights of their own
@@ -168,6 +175,24 @@ class PyramidBackbone(BaseModule):
     def out_channels(self) -> tuple[int, ...]:
         """Channels of the maps in ``out_indices``."""
 
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, strides and modules of the maps, as timm's models tell."""
+        return FeatureInfo([
+            dict(
+                num_chs=channels,
+                reduction=stride,
+                module=self.map_module(index),
+                index=index)
+            for index, channels, stride in zip(
+                self.out_indices, self.out_channels, self.out_strides,
+                strict=True)
+        ])
+
+    def map_module(self, index: int) -> str:
+        """Name of the last module behind which map ``index`` is taken."""
+        return f'stages.{index}'
+
     def _resolve_arch(self, arch: str | dict) -> dict:
         keys = next(iter(self.arch_settings.values())).keys()
         if isinstance(arch, str):
@@ -266,26 +291,17 @@ class PyramidBackbone(BaseModule):
             (f'{name}.'[len(prefix):][:-1], value)
             for name, value in getattr(state, '_metadata', {}).items()
             if f'{name}.'.startswith(prefix))
-        try:
-            missing, unexpected = self.load_state_dict(own, strict=False)
-            new = [name for name in self.dense_only
-                   if not any(key.startswith(f'{name}.') for key in own)]
-            differs = [f'missing {key}' for key in missing
-                       if key.partition('.')[0] not in new]
-        except RuntimeError as error:  # shapes differ
-            missing = unexpected = []
-            differs = [
-                line.strip() for line in str(error).splitlines()[1:]
-                if 'size mismatch' in line
-            ]
+        new = [name for name in self.dense_only
+               if not any(key.startswith(f'{name}.') for key in own)]
+        missing, unexpected, differs = load_weights(self, own)
+        differs += [f'missing {key}' for key in missing
+                    if key.partition('.')[0] not in new]
         if differs:
-            more = f'\n  ... and {len(differs) - 10} more' * (
-                len(differs) > 10)
             raise CheckpointError(
                 f'{path}: not a checkpoint of this {type(self).__name__} '
-                f'(keys looked for under the prefix {prefix!r}):\n  ' +
-                '\n  '.join(differs[:10]) + more +
-                '\nname a checkpoint of this backbone, or None')
+                f'(keys looked for under the prefix {prefix!r}):'
+                f'{first_lines(differs)}\n'
+                'name a checkpoint of this backbone, or None')
         self._is_init = True
         print_log(
             f'{type(self).__name__}: loaded {len(own) - len(unexpected)} '

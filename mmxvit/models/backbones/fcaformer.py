@@ -447,6 +447,10 @@ class FcaFormer(PyramidBackbone):
         dims = self.out_dims or self.arch['embed_dims']
         return tuple(dims[i] for i in self.out_indices)
 
+    def map_module(self, index: int) -> str:
+        """Name of the last module behind which map ``index`` is taken."""
+        return f'outputs.{index}' if self.out_dims else f'stages.{index}'
+
     def run_stage(self, index: int, x: Tensor) -> Tensor:
         """Map ``index`` from map ``index - 1``, or from the stem's."""
         cross = None

@@ -1,14 +1,15 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import torch.nn as nn
 from mmpretrain.models.heads import LinearClsHead
-from torch import Tensor
 
 from mmxvit.registry import MODELS
+
+from .plain import LayerNormHead
 
 
 @MODELS.register_module()
 class LayerNormClsHead(LinearClsHead):
-    """Global mean, LayerNorm, linear layer (FcaFormer, CabViT).
+    """:class:`~.plain.LayerNormHead` with its loss.
 
     Args:
         num_classes: Classes.
@@ -23,7 +24,4 @@ class LayerNormClsHead(LinearClsHead):
         super().__init__(num_classes, in_channels, **kwargs)
         self.norm = nn.LayerNorm(in_channels)
 
-    def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Maps (B, C, H, W) or vectors (B, C) -> (B, C) of the last one."""
-        x = feats[-1]
-        return self.norm(x.mean((2, 3)) if x.dim() == 4 else x)
+    pre_logits = LayerNormHead.pre_logits

@@ -1,14 +1,13 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-"""Classifier of LVT: class attention, and training with token labels.
+"""Classifier of LVT: training with token labels.
 
-arXiv 2112.10809, section 4.1, which refers to CaiT (class attention, arXiv
-2103.17239), VOLO (2106.13112) and token labeling (2104.10858).
+arXiv 2112.10809, section 4.1, which refers to VOLO (arXiv 2106.13112) and
+token labeling (2104.10858).
 """
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import ClsHead
@@ -19,6 +18,7 @@ from torch import Tensor
 from mmxvit.registry import MODELS
 
 from ..attentions.utils import widen
+from .plain import ClassAttentionHead
 
 
 class Box(NamedTuple):
@@ -43,70 +43,11 @@ class Box(NamedTuple):
         return x
 
 
-class ClassAttention(nn.Module):
-    """Attention of the class token to itself and the patches.
-
-    Args:
-        embed_dims: Width d of the tokens.
-        num_heads: Heads.
-    """
-
-    def __init__(self, embed_dims: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.q = nn.Linear(embed_dims, embed_dims, bias=False)
-        self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=False)
-        self.proj = nn.Linear(embed_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 1 + N, d), the class token first -> (B, 1, d)"""
-        q, k, v = (
-            t.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            for t in (self.q(x[:, :1]), *self.kv(x).chunk(2, 2)))
-        with torch.autocast(x.device.type, enabled=False):
-            out = F.scaled_dot_product_attention(widen(q), widen(k), widen(v))
-        return self.proj(out.transpose(1, 2).flatten(2).to(x.dtype))
-
-    def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
-        """MACs of the linear layers and of q k^T and its product with v."""
-        batch, tokens, dims = inputs[0].shape
-        return dict(
-            linear=batch * (2 + 2 * tokens) * dims**2,
-            attention=2 * batch * tokens * dims)
-
-
-class ClassBlock(nn.Module):
-    """Transformer block that updates the class token only.
-
-    Args:
-        embed_dims: Width d of the tokens.
-        num_heads: Heads.
-        mlp_ratio: Hidden width of the MLP / d.
-    """
-
-    def __init__(self, embed_dims: int, num_heads: int,
-                 mlp_ratio: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dims)
-        self.attn = ClassAttention(embed_dims, num_heads)
-        self.norm2 = nn.LayerNorm(embed_dims)
-        self.mlp = nn.Sequential(
-            nn.Linear(embed_dims, mlp_ratio * embed_dims), nn.GELU(),
-            nn.Linear(mlp_ratio * embed_dims, embed_dims))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 1 + N, d), the class token first -> the same shape"""
-        token = x[:, :1] + self.attn(self.norm1(x))
-        token = token + self.mlp(self.norm2(token))
-        return torch.cat((token, x[:, 1:]), 1)
-
-
 @MODELS.register_module()
-class LVTClsHead(ClsHead):
-    """Class attention, one linear layer for the class, one for patches.
+class LVTClsHead(ClassAttentionHead, ClsHead):
+    """:class:`~.plain.ClassAttentionHead` with its losses.
 
-    The logits are those of the class token plus ``aux_weight`` times the
-    highest over the patches. In training either gets a cross-entropy of its
+    In training the class token and the patches get a cross-entropy of their
     own (token labeling): the class token against the label of the image, each
     patch against its own label.
 
@@ -119,69 +60,24 @@ class LVTClsHead(ClsHead):
     Args:
         num_classes: Classes.
         in_channels: Channels d of the backbone's last map.
-        num_class_blocks: Class-attention blocks. 0: the head of a plain
-            classifier, mean of the tokens and one linear layer.
-        num_heads: Heads of the class attention.
-        mlp_ratio: Hidden width of their MLPs / d.
-        aux_weight: Weight of the patches, in the loss and in the logits.
+        args: As in ClassAttentionHead.
         loss: Loss of soft labels. None: mmpretrain's CrossEntropyLoss.
-        init_cfg: As in MMEngine.
+        kwargs: As in ClassAttentionHead; ``aux_weight`` is the weight of the
+            patches in the loss as well.
     """
 
     def __init__(self,
                  num_classes: int,
                  in_channels: int,
-                 num_class_blocks: int = 2,
-                 num_heads: int = 8,
-                 mlp_ratio: int = 4,
-                 aux_weight: float = 0.5,
+                 *args: object,
                  loss: dict | None = None,
-                 init_cfg: dict | list[dict] | None = None) -> None:
+                 **kwargs: object) -> None:
         super().__init__(
-            loss or dict(type='CrossEntropyLoss', use_soft=True),
-            init_cfg=init_cfg)
-        self.num_classes = num_classes
-        self.aux_weight = aux_weight
-        self.blocks = nn.ModuleList(
-            ClassBlock(in_channels, num_heads, mlp_ratio)
-            for _ in range(num_class_blocks))
-        self.norm = nn.LayerNorm(in_channels)
-        self.fc = nn.Linear(in_channels, num_classes)
-        if num_class_blocks:
-            self.cls_token = nn.Parameter(torch.empty(1, 1, in_channels))
-            nn.init.trunc_normal_(self.cls_token, std=0.02)
-            self.aux_fc = nn.Linear(in_channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Tokens in front of the linear layers.
-
-        Args:
-            feats: Maps of the backbone; the last, (B, d, h, w), is used.
-
-        Returns:
-            (B, 1 + h w, d), the class token first; (B, d) without class
-            blocks.
-        """
-        x = feats[-1].flatten(2).transpose(1, 2)
-        if not self.blocks:
-            return self.norm(x).mean(1)
-        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
-
-    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Logits, (B, num_classes)."""
-        x = self.pre_logits(feats)
-        if not self.blocks:
-            return self.fc(x)
-        patches = self.aux_fc(x[:, 1:]).amax(1)
-        return self.fc(x[:, 0]) + self.aux_weight * patches
+            num_classes,
+            in_channels,
+            *args,
+            loss=loss or dict(type='CrossEntropyLoss', use_soft=True),
+            **kwargs)
 
     def loss(self,
              feats: tuple[Tensor, ...],

@@ -11,7 +11,7 @@ pytest.importorskip('mmpretrain')
 from mmpretrain.structures import DataSample  # noqa: E402
 
 from mmxvit.analysis.complexity import complexity  # noqa: E402
-from mmxvit.models.heads import lvt_head  # noqa: E402
+from mmxvit.models.heads import lvt_head, plain  # noqa: E402
 from mmxvit.models.heads.lvt_head import (  # noqa: E402
     Box,
     LVTClassifier,
@@ -212,9 +212,13 @@ MISTAKES = [
 
 @pytest.mark.parametrize('right, wrong', MISTAKES)
 def test_mistakes_are_noticed(right, wrong, monkeypatch):
-    source = inspect.getsource(lvt_head)
+    # layers and losses in one, so that the losses are on the mistaken layers
+    source = inspect.getsource(plain) + inspect.getsource(lvt_head)
     assert source.count(right) == 1
-    source = source.replace('@MODELS.register_module()\n', '')
+    for line in ('@MODELS.register_module()\n',
+                 'from .plain import ClassAttentionHead\n'):
+        assert line in source
+        source = source.replace(line, '')
     namespace = dict(
         __name__=lvt_head.__name__, __package__=lvt_head.__package__)
     exec(source.replace(right, wrong), namespace)

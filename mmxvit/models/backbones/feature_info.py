@@ -1,0 +1,40 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+from typing import Any
+
+
+class FeatureInfo:
+    """What a backbone tells of its maps, by the names that timm uses.
+
+    For code that is written for timm's ``features_only`` models. MM* packages
+    read ``out_channels`` and ``out_strides`` of a backbone.
+
+    Args:
+        info: For each map ``num_chs`` (channels), ``reduction`` (stride),
+            ``module`` (name of the module behind which it is taken) and
+            ``index`` (its place in the pyramid).
+    """
+
+    def __init__(self, info: list[dict[str, Any]]) -> None:
+        self.info = info
+
+    def __len__(self) -> int:
+        return len(self.info)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        return self.info[position]
+
+    def channels(self, position: int | None = None) -> list[int] | int:
+        """Channels of each map, or of the one at ``position``."""
+        return self._get('num_chs', position)
+
+    def reduction(self, position: int | None = None) -> list[int] | int:
+        """Stride of each map, or of the one at ``position``."""
+        return self._get('reduction', position)
+
+    def module_name(self, position: int | None = None) -> list[str] | str:
+        """Module of each map, or of the one at ``position``."""
+        return self._get('module', position)
+
+    def _get(self, key: str, position: int | None) -> Any:
+        values = [entry[key] for entry in self.info]
+        return values if position is None else values[position]
