@@ -5,6 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .linear import PointwiseConv
 from .utils import widen
 
 
@@ -43,10 +44,10 @@ class ConvolutionalSelfAttention(nn.Module):
         self.head_dims = embed_dims // num_heads
         # Channels in the order (j, head, i): over the innermost nine a
         # softmax takes 10 times as long on a CPU.
-        self.weights = nn.Conv2d(embed_dims, 81 * num_heads, 1)
+        self.weights = PointwiseConv(embed_dims, 81 * num_heads)
         self.values = nn.Conv2d(
             9 * embed_dims, 9 * embed_dims, 1, groups=9, bias=False)
-        self.proj = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.proj = PointwiseConv(embed_dims, embed_dims)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -79,13 +80,15 @@ class ConvolutionalSelfAttention(nn.Module):
         rows, cols = (height + 1) // 2, (width + 1) // 2
         alpha = self.attention_weights(x).to(x.dtype)
 
-        padded = F.pad(x, (1, 1, 1, 1))
-        places = torch.cat([
-            padded[:, :, i:i + 2 * rows - 1:2, j:j + 2 * cols - 1:2]
+        padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+        places = torch.stack([
+            padded[:, i:i + 2 * rows - 1:2, j:j + 2 * cols - 1:2]
             for i in range(3) for j in range(3)
-        ], 1)
-        values = self.values(places).permute(0, 2, 3, 1).unflatten(
-            3, (9, self.num_heads, self.head_dims)).transpose(3, 4)
+        ])
+        matrices = self.values.weight.view(9, -1, x.shape[1]).mT
+        values = torch.matmul(places.flatten(1, 3), matrices).view(
+            *places.shape[:4], self.num_heads, self.head_dims)
+        values = values.permute(1, 2, 3, 4, 0, 5)
         out = torch.matmul(alpha, values).unflatten(4, (3, 3))
         out = _overlap_add(_overlap_add(out, 1, height), 2, width)
         return self.proj(out.flatten(3).permute(0, 3, 1, 2))

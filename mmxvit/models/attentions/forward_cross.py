@@ -9,6 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .linear import Linear, linear
 from .utils import widen
 
 
@@ -63,8 +64,8 @@ class ForwardCrossAttention(nn.Module):
         self.cross_size = tuple(cross_size)
         self.num_groups = num_groups
         self.cross_scale = cross_scale
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.qkv = Linear(embed_dims, 3 * embed_dims)
+        self.proj = Linear(embed_dims, embed_dims)
         self.position_bias = nn.Parameter(
             torch.zeros(num_heads, size[0] * size[1]))
         if num_groups:
@@ -90,8 +91,9 @@ class ForwardCrossAttention(nn.Module):
                 table, size=tuple(size), mode='bilinear', align_corners=False)
         dy, dx = (torch.arange(n, device=table.device) for n in (rows, cols))
         dy, dx = ((d.unsqueeze(1) - d).abs() for d in (dy, dx))
-        # (heads, y, y', x, x') -> (heads, y, x, y', x')
-        return table[0][:, dy][..., dx].transpose(2, 3).reshape(
+        # of all y, x, y', x'
+        pairs = (dy[:, None, :, None] * cols + dx[:, None]).flatten()
+        return table.flatten(2)[0].index_select(1, pairs).view(
             -1, rows * cols, rows * cols)
 
     def per_cross_token(self, values: Tensor,
@@ -123,13 +125,11 @@ class ForwardCrossAttention(nn.Module):
             (G, n, d)
         """
         batch, num_tokens, dims = x.shape
-        # (G, heads, n, D) each
-        heads, width = self.num_heads, dims // self.num_heads
-        q, k, v = self.qkv(x).view(batch, num_tokens, 3, heads,
-                                   width).permute(2, 0, 3, 1, 4)
+        q, keys_values = self.qkv(x).split((dims, 2 * dims), 2)
+        bias = self.position_table(size)
         num_class = num_tokens - size[0] * size[1]
-        bias = F.pad(
-            self.position_table(size), (num_class, 0, num_class, 0))
+        if num_class:
+            bias = F.pad(bias, (num_class, 0, num_class, 0))
         if cross is not None:
             cross_size = cross_size or self.cross_size
             scale = self.per_cross_token(
@@ -139,16 +139,17 @@ class ForwardCrossAttention(nn.Module):
                 cross = self.cross_norm(cross * scale)
             else:
                 cross = self.cross_norm(cross) * scale
-            keys_values = F.linear(cross, self.qkv.weight[dims:],
-                                   self.qkv.bias[dims:])
-            k_cross, v_cross = keys_values.view(
-                batch, cross.shape[1], 2, heads, width).permute(2, 0, 3, 1, 4)
-            k = torch.cat((k, k_cross), 2)
-            v = torch.cat((v, v_cross), 2)
+            of_cross = linear(cross, self.qkv.weight[dims:],
+                              self.qkv.bias[dims:])
+            keys_values = torch.cat((keys_values, of_cross), 1)
             depth_bias = self.per_cross_token(
                 widen(self.depth_bias), cross_size).unsqueeze(1)
             bias = torch.cat(
                 (bias, depth_bias.expand(-1, num_tokens, -1)), 2)
+        # (G, heads, tokens, D) each
+        q, k, v = (
+            t.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for t in (q, *keys_values.chunk(2, 2)))
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = widen(q), widen(k), widen(v)
             out = F.scaled_dot_product_attention(

@@ -5,6 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .linear import PointwiseConv
 from .utils import widen
 
 
@@ -56,7 +57,7 @@ class RecursiveAtrousSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.reduction = reduction
         self.recursions = recursions
-        self.q = nn.Conv2d(embed_dims, embed_dims, 1, bias=False)
+        self.q = PointwiseConv(embed_dims, embed_dims, bias=False)
         # runs once for each dilation
         self.q_conv = nn.Conv2d(
             embed_dims, embed_dims, 3, groups=embed_dims, bias=False)
@@ -64,8 +65,8 @@ class RecursiveAtrousSelfAttention(nn.Module):
             self.reduce = nn.Conv2d(
                 embed_dims, embed_dims, reduction, stride=reduction)
             self.norm = nn.LayerNorm(embed_dims)
-        self.kv = nn.Conv2d(embed_dims, 2 * embed_dims, 1, bias=False)
-        self.proj = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.kv = PointwiseConv(embed_dims, 2 * embed_dims, bias=False)
+        self.proj = PointwiseConv(embed_dims, embed_dims)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -2,7 +2,15 @@
 import torch
 from torch import Tensor
 
+# torch 2.1 and 2.2 have none
+_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+
 
 def widen(x: Tensor) -> Tensor:
     """Half precision to float32; float32 and float64 stay as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def is_traced() -> bool:
+    """Whether what runs becomes a graph that other sizes use as well."""
+    return torch.jit.is_tracing() or _is_compiling()

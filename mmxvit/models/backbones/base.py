@@ -359,12 +359,12 @@ class PyramidBackbone(BaseModule):
         # back, since code behind a backbone may call view().
         relayout = x.device.type == 'cpu' and not x.is_contiguous(
             memory_format=torch.channels_last)
-        if relayout:
-            x = x.contiguous(memory_format=torch.channels_last)
-        outs = self.forward_maps(x)
-        if relayout:
-            outs = [out.contiguous() for out in outs]
-        return tuple(outs)
+        if not relayout:
+            return tuple(self.forward_maps(x))
+        # as a temporary, which is freed behind the stem
+        outs = self.forward_maps(
+            x.contiguous(memory_format=torch.channels_last))
+        return tuple(out.contiguous() for out in outs)
 
     def run_stage(self, index: int, x: Tensor) -> Tensor:
         """Map ``index`` from map ``index - 1``, or from the stem's."""

@@ -19,6 +19,7 @@ from ..attentions.forward_cross import (
     ForwardCrossAttention,
     TokenMergeEnhance,
 )
+from ..attentions.linear import Linear
 from ..attentions.utils import widen
 from ..layers import ConvNormAct, DropPath, build_act
 from .base import PyramidBackbone
@@ -43,17 +44,18 @@ class ConvNeXtBlock(nn.Module):
         self.depthwise = nn.Conv2d(
             channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.fc1 = nn.Linear(channels, mlp_ratio * channels)
+        self.fc1 = Linear(channels, mlp_ratio * channels)
         self.act = build_act(act_cfg)
-        self.fc2 = nn.Linear(mlp_ratio * channels, channels)
+        self.fc2 = Linear(mlp_ratio * channels, channels)
         self.gamma = nn.Parameter(torch.full((channels, ), layer_scale))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
-        y = self.depthwise(x).permute(0, 2, 3, 1)
-        y = self.fc2(self.act(self.fc1(self.norm(y))))
-        return x + self.drop_path((self.gamma * y).permute(0, 3, 1, 2))
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.drop_path(self.fc2(self.act(self.fc1(y))))
+        x = torch.addcmul(x.permute(0, 2, 3, 1), self.gamma, y)
+        return x.permute(0, 3, 1, 2)
 
 
 class FcaBlock(nn.Module):
@@ -101,9 +103,9 @@ class FcaBlock(nn.Module):
         self.norm2 = nn.LayerNorm(embed_dims)
         self.ffn = nn.Sequential(
             nn.LayerNorm(embed_dims),
-            nn.Linear(embed_dims, mlp_ratio * embed_dims),
+            Linear(embed_dims, mlp_ratio * embed_dims),
             build_act(act_cfg),
-            nn.Linear(mlp_ratio * embed_dims, embed_dims))
+            Linear(mlp_ratio * embed_dims, embed_dims))
         self.gamma2 = nn.Parameter(torch.full((embed_dims, ), layer_scale))
         self.drop_path = DropPath(drop_path)
 
@@ -121,16 +123,19 @@ class FcaBlock(nn.Module):
             (G, n, d) and this block's cross tokens or None.
         """
         y = self.attn(self.norm1(x), size, cross, cross_grid(size))
-        x = x + self.drop_path(self.gamma1 * y)
+        x = torch.addcmul(x, self.gamma1, self.drop_path(y))
         num_class = x.shape[1] - size[0] * size[1]
         grid = x[:, num_class:].unflatten(1, size).permute(0, 3, 1, 2)
         grid, cross = self.tme(grid)
         tokens = grid.permute(0, 2, 3, 1).flatten(1, 2)
-        return torch.cat((x[:, :num_class], tokens), 1), cross
+        if num_class:
+            tokens = torch.cat((x[:, :num_class], tokens), 1)
+        return tokens, cross
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)"""
-        return x + self.drop_path(self.gamma2 * self.ffn(self.norm2(x)))
+        y = self.drop_path(self.ffn(self.norm2(x)))
+        return torch.addcmul(x, self.gamma2, y)
 
     def forward(self, x: Tensor, size: tuple[int, int],
                 cross: Tensor | None) -> tuple[Tensor, Tensor | None]:

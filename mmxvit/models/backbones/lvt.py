@@ -17,6 +17,7 @@ from ..attentions import (
     ConvolutionalSelfAttention,
     RecursiveAtrousSelfAttention,
 )
+from ..attentions.linear import PointwiseConv
 from ..layers import DropPath, build_act
 from .base import PyramidBackbone
 
@@ -31,9 +32,6 @@ class ChannelNorm(nn.LayerNorm):
 class MLP(nn.Module):
     """Two 1x1 convolutions, with a depthwise 3x3 one between or not.
 
-    On channels-last maps a 1x1 convolution is a linear layer on tokens, and
-    twice as fast as one on many CPUs.
-
     Args:
         embed_dims: Channels d of the map.
         mlp_ratio: Hidden channels / d.
@@ -45,12 +43,12 @@ class MLP(nn.Module):
                  act_cfg: dict) -> None:
         super().__init__()
         hidden = embed_dims * mlp_ratio
-        self.fc1 = nn.Conv2d(embed_dims, hidden, 1)
+        self.fc1 = PointwiseConv(embed_dims, hidden)
         self.depthwise = nn.Conv2d(
             hidden, hidden, 3, padding=1,
             groups=hidden) if depthwise else nn.Identity()
         self.act = build_act(act_cfg)
-        self.fc2 = nn.Conv2d(hidden, embed_dims, 1)
+        self.fc2 = PointwiseConv(hidden, embed_dims)
         if not depthwise:  # linear layers; convolutions keep torch's default
             for conv in (self.fc1, self.fc2):
                 nn.init.trunc_normal_(conv.weight, std=0.02)

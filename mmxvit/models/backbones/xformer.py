@@ -16,7 +16,8 @@ from torch import Tensor
 from mmxvit.registry import MODELS
 
 from ..attentions import CrossFeatureAttention
-from ..layers import ConvNormAct, DropPath, InvertedResidual
+from ..attentions.linear import Linear
+from ..layers import ConvNormAct, DropPath, InvertedResidual, build_act
 from .base import PyramidBackbone
 
 
@@ -37,8 +38,9 @@ class XFormerLayer(nn.Module):
         self.attn = CrossFeatureAttention(embed_dims, **attn_cfg)
         self.norm2 = nn.LayerNorm(embed_dims)
         self.mlp = nn.Sequential(
-            nn.Linear(embed_dims, embed_dims * mlp_ratio), nn.GELU(),
-            nn.Linear(embed_dims * mlp_ratio, embed_dims))
+            Linear(embed_dims, embed_dims * mlp_ratio),
+            build_act(dict(type='GELU')),
+            Linear(embed_dims * mlp_ratio, embed_dims))
         self.drop_path = DropPath(drop_path)
         for linear in (self.mlp[0], self.mlp[2]):
             nn.init.xavier_uniform_(linear.weight)

@@ -1,5 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Convolution blocks that several families share."""
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,9 +63,10 @@ class ConvNormAct(nn.Module):
         scale = (norm.running_var + norm.eps).rsqrt()
         if norm.affine:
             scale = scale * norm.weight
-        bias = -norm.running_mean * scale
-        if norm.affine:
-            bias = bias + norm.bias
+            bias = torch.addcmul(
+                norm.bias, norm.running_mean, scale, value=-1)
+        else:
+            bias = -norm.running_mean * scale
         return self.act(
             F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bias,
                      conv.stride, conv.padding, conv.dilation, conv.groups))

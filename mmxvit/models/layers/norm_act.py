@@ -4,8 +4,13 @@
 mmcv has builders of its own; these serve users who have torch and MMEngine
 only.
 """
+import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from mmengine.registry import MODELS
+from torch import Tensor
+
+from ..attentions.utils import is_traced
 
 _NORMS = {
     'BN': nn.BatchNorm2d,
@@ -46,8 +51,34 @@ def build_norm(cfg: dict, channels: int) -> nn.Module:
     return norm
 
 
+def _may_overwrite() -> bool:
+    return not (torch.is_grad_enabled() or is_traced())
+
+
+class GELU(nn.GELU):
+    """GELU whose result takes the place of its input without autograd."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return F.gelu(x, approximate=self.approximate,
+                      **dict(out=x) if _may_overwrite() else {})
+
+
+class SiLU(nn.SiLU):
+    """SiLU whose result takes the place of its input without autograd."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return F.silu(x, self.inplace or _may_overwrite())
+
+
+_ACTS = {'GELU': GELU, 'SiLU': SiLU}
+
+
 def build_act(cfg: dict) -> nn.Module:
-    """Activation layer, ``dict(type='SiLU', ...)``.
+    """Activation layer, ``dict(type='SiLU', ...)``, of maps nobody else needs.
+
+    GELU and SiLU write over their input where autograd does not need it.
 
     Args:
         cfg: A class of torch.nn, or one in MMEngine's MODELS registry (mmcv
@@ -58,7 +89,7 @@ def build_act(cfg: dict) -> nn.Module:
     """
     kwargs = dict(cfg)
     name = kwargs.pop('type')
-    act_class = getattr(nn, name, None) or MODELS.get(name)
+    act_class = _ACTS.get(name) or getattr(nn, name, None) or MODELS.get(name)
     if act_class is None:
         raise ValueError(f'act_cfg: unknown type {name!r}; use a class of '
                          "torch.nn such as 'SiLU', 'ReLU', 'GELU', "

@@ -63,8 +63,11 @@ MISTAKES = [
     ('F.pad(x, (1, 1, 1, 1))', "F.pad(x, (1, 1, 1, 1), 'replicate')"),
     ('for i in range(3) for j in range(3)',
      'for j in range(3) for i in range(3)'),  # W_j of another place
-    ('(9, self.num_heads, self.head_dims)).transpose(3, 4)',
-     '(9, self.head_dims, self.num_heads)).transpose(3, 5).mT'),  # heads
+    ('x.shape[1]).mT', 'x.shape[1])'),
+    ('self.num_heads, self.head_dims)\n        values',
+     'self.head_dims, self.num_heads).mT\n        values'),
+    ('values.permute(1, 2, 3, 4, 0, 5)',
+     'values.flip(0).permute(1, 2, 3, 4, 0, 5)'),
     ('_overlap_add(_overlap_add(out, 1, height), 2, width)',
      '_overlap_add(_overlap_add(out.transpose(4, 5), 1, height), 2, width)'),
     ('after + following', 'after'),

@@ -83,16 +83,17 @@ def test_the_first_block_has_no_cross_tokens():
 
 # What might be written by mistake in place of a step of forward().
 MISTAKES = [
-    ('q, k, v = self.qkv(x)', 'k, q, v = self.qkv(x)'),
-    ('width).permute(2, 0, 3, 1, 4)\n    num_class',
-     'width).flip(3).permute(2, 0, 3, 1, 4)\n    num_class'),
+    ('q, keys_values = self.qkv(x).split((dims, 2 * dims), 2)',
+     'keys_values, q = self.qkv(x).split((2 * dims, dims), 2)'),
+    ('chunk(2, 2)', 'chunk(2, 2)[::-1]'),  # keys for values
+    ('t.unflatten(2, (self.num_heads, -1))',
+     't.unflatten(2, (-1, self.num_heads)).mT'),
     ('(num_class, 0, num_class, 0)', '(0, num_class, 0, num_class)'),
     ("== 'before_norm'", "!= 'before_norm'"),
     ('self.cross_norm(cross * scale)', 'cross * scale'),
     ('self.qkv.weight[dims:]', 'self.qkv.weight[:-dims]'),
     ('self.qkv.bias[dims:]', 'self.qkv.bias[:-dims]'),
-    ('(k, k_cross)', '(k_cross, k)'),
-    ('(v, v_cross)', '(v, k_cross)'),
+    ('(keys_values, of_cross)', '(of_cross, keys_values)'),
     ('(bias, depth_bias.expand(-1, num_tokens, -1))',
      '(depth_bias.expand(-1, num_tokens, -1), bias)'),
     ('return self.proj(out)', 'return out'),
@@ -115,8 +116,8 @@ def test_reference_notices_mistakes(right, wrong):
 
 
 TABLE_MISTAKES = [
-    ('[:, dy][..., dx]', '[..., dx][:, dy.flip(0)]'),
-    ('.transpose(2, 3)', ''),
+    ('dy[:, None, :, None]', 'dy.flip(0)[:, None, :, None]'),
+    (' + dx[:, None]', ' + dx.flip(0)[:, None]'),
     ('.abs()', '.clamp_min(0)'),
 ]
 

@@ -128,3 +128,28 @@ def test_unknown_layers_are_named():
         build_act(dict(type='Nope'))
     assert build_act(dict(type='LeakyReLU', negative_slope=.3)
                      ).negative_slope == .3
+
+
+@pytest.mark.parametrize('name', ['GELU', 'SiLU'])
+def test_activations_write_over_their_input_without_autograd_only(name):
+    act, plain = build_act(dict(type=name)), getattr(torch.nn, name)()
+    assert isinstance(act, type(plain))
+    x = torch.randn(3, 4, 5, 6).contiguous(memory_format=torch.channels_last)
+    expected = plain(x)
+    before = x.clone().requires_grad_()
+    assert torch.equal(act(before), expected) and torch.equal(before, x)
+    with torch.inference_mode():
+        same = x.clone()
+        assert torch.equal(act(same), expected) and torch.equal(same, expected)
+    with torch.no_grad():
+        traced = torch.jit.trace(act, x.clone())
+        assert torch.equal(traced(x), expected) and not torch.equal(
+            x, expected)
+
+
+def test_tanh_gelu_stays_tanh():
+    act = build_act(dict(type='GELU', approximate='tanh'))
+    x = torch.randn(100)
+    expected = torch.nn.functional.gelu(x, approximate='tanh')
+    with torch.no_grad():
+        assert torch.equal(act(x.clone()), expected)
