@@ -173,8 +173,8 @@ JOBS = [
         optim_wrapper__optimizer=ADAMW),
     fitted(
         'fcaformer/mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco.py',
-        'coco/segm_mAP', 0.4, length=8, batch_size=1,
-        optim_wrapper__optimizer__lr=4e-4),
+        'coco/segm_mAP', 0.4, length=12, batch_size=2,
+        optim_wrapper__optimizer__lr=1e-3),
     fitted(
         'lvt/panoptic-fpn_lvt_8xb8-ms-3x_coco.py',
         'coco_panoptic/PQ', 40., length=30, layout='coco_panoptic',
@@ -190,8 +190,8 @@ JOBS = [
         optim_wrapper__optimizer__lr=3e-4),
     fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 80., length=1000, size=128, batch_size=4, layout='ade20k',
-        optim_wrapper__optimizer__lr=4e-4),
+        'mIoU', 80., length=4000, size=128, batch_size=4, layout='ade20k',
+        optim_wrapper__optimizer__lr=1e-3),
     fitted(
         'lolvit/two-head-fpn_lolvit-x_1xb32-224-300e_bdd100k.py',
         'drivable/mIoU lane/mIoU', 80., length=20, size=256, batch_size=8,
