@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = load_run_config(args)
     cfg.load_from, cfg.resume = args.checkpoint, False
+    if cfg.pop('strategy', None):  # for training; this checkpoint is whole
+        cfg.pop('runner_type', None)
     use_own_hooks(cfg)
     notes = check_data(cfg, ['test'])
     check_channels(cfg)
