@@ -144,13 +144,15 @@ def test_training_keeps_what_backward_needs():
         assert peak_live_bytes(net, images(), train=True) >= 7 * 3 * UNIT
 
 
-def test_each_image_adds_the_same_to_a_training_step():
-    """So that the steps of 2 and 4 images tell of larger batches."""
+def test_steps_of_a_few_images_tell_of_larger_batches():
+    """Where the peak is may change a little with the batch."""
     model = build_model(dict(type='mmxvit.LOLViT', arch='s')).train()
     added = bytes_per_image(model, (64, 64))
-    batches = [torch.randn(batch, 3, 64, 64) for batch in (3, 7)]
-    peaks = [peak_live_bytes(model, batch, train=True) for batch in batches]
-    assert added * 4 == peaks[1] - peaks[0]
+    peaks = [
+        peak_live_bytes(model, torch.randn(batch, 3, 64, 64), train=True)
+        for batch in (4, 12)
+    ]
+    assert added == pytest.approx((peaks[1] - peaks[0]) / 8, rel=0.05)
     assert added > 3 * 64 * 64 * 4
 
 

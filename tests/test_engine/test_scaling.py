@@ -151,7 +151,7 @@ def images(count):
     from mmpretrain.structures import DataSample
     torch.manual_seed(1)
     return dict(
-        inputs=torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8),
+        inputs=torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8),
         data_samples=[DataSample().set_gt_label(i) for i in range(count)])
 
 
