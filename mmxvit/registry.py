@@ -15,6 +15,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
 )
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import Registry
@@ -110,6 +111,11 @@ METRICS = LazyRegistry(
         'CocoPanopticMetric': 'mmxvit.evaluation.coco_panoptic_metric',
         'MultiTaskIoUMetric': 'mmxvit.evaluation.multi_task_iou_metric',
     })
+STRATEGIES = Registry(
+    'strategy',
+    parent=MMENGINE_STRATEGIES,
+    scope='mmxvit',
+    locations=['mmxvit.engine.strategies'])
 TRANSFORMS = LazyRegistry(
     'transform',
     parent=MMENGINE_TRANSFORMS,
@@ -133,5 +139,5 @@ VISUALIZERS = LazyRegistry(
 
 __all__ = [
     'DATASETS', 'HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS',
-    'TRANSFORMS', 'VISUALIZERS'
+    'STRATEGIES', 'TRANSFORMS', 'VISUALIZERS'
 ]

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 from mmxvit.utils.allocator import tune_allocator
 
 from .benchmark import Settings, make_images, prepare, train_step
-from .models import run_model
+from .models import random_images, run_model
 
 _PROBE = torch.empty(1)
 # From torch 2.2 on a storage keeps its Python object for life, so that a weak
@@ -101,6 +101,20 @@ def peak_live_bytes(model: torch.nn.Module, images: Tensor,
     with nullcontext() if train else torch.no_grad(), tracker:
         (train_step if train else run_model)(model, images)
     return tracker.peak
+
+
+def bytes_per_image(model: torch.nn.Module, size: tuple[int, int]) -> int:
+    """What one more image adds to the peak of a training step.
+
+    Args:
+        model: In training mode, with the weights that are trained.
+        size: (H, W) of the images.
+    """
+    few, more = (
+        peak_live_bytes(
+            model, random_images((batch, 3, *size), model), train=True)
+        for batch in (2, 4))
+    return (more - few) // 2
 
 
 def measure_memory(cfg: dict, settings: Settings,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import is_cuda_available
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 import mmxvit
@@ -246,17 +246,59 @@ def build_runner(cfg: Config) -> Runner:
     """The runner of a config; its checkpoints are loaded as weights only.
 
     Raises:
-        UserError: See :func:`check_operators`.
+        UserError: See :func:`check_operators` and :func:`check_strategy`.
     """
     check_operators(cfg)
+    check_strategy(cfg)
     use_safe_loading()
     if cfg.get('launcher') == 'pytorch' and not is_cuda_available():
         _join_cpu_processes(cfg)
     if cfg.get('default_scope') == 'mmpretrain':
         _complete_loaders(cfg)
     if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
+        runner = RUNNERS.build(cfg)
+        if isinstance(runner.model, dict):  # FlexibleRunner takes both
+            runner.model = MODELS.build(runner.model)
+        return runner
     return Runner.from_cfg(cfg)
+
+
+def check_strategy(cfg: Config) -> None:
+    """Check that a strategy of MMEngine's FlexibleRunner can do its work.
+
+    Raises:
+        UserError: The runner does not use it, it needs several processes or
+            a package that is not there, or a hook needs whole weights.
+    """
+    kind = type_name(cfg.get('strategy') or {}).rpartition('.')[2]
+    if not kind:
+        return
+    runner = type_name(dict(type=cfg.get('runner_type', 'Runner')))
+    if runner != 'FlexibleRunner':
+        raise UserError(f'strategy {kind}: {runner} does not use it; set '
+                        "runner_type = 'FlexibleRunner' in the config")
+    if kind not in ('FSDPStrategy', 'DeepSpeedStrategy'):
+        return
+    if any(type_name(hook).endswith('EMAHook')
+           for hook in cfg.get('custom_hooks') or ()):
+        raise UserError(
+            f'strategy {kind}: EMAHook averages whole weights, and no process '
+            'has them; train without the strategy, or without the hook '
+            '(custom_hooks)')
+    if cfg.get('launcher', 'none') == 'none':
+        raise UserError(f'strategy {kind} shares the model between processes; '
+                        'start them: tools/dist_train.sh CONFIG GPUS')
+    if kind == 'FSDPStrategy':
+        return
+    if importlib.util.find_spec('deepspeed') is None:
+        raise UserError(f'strategy {kind}: needs deepspeed, which is not '
+                        'installed: pip install deepspeed')
+    wrapper = type_name(cfg.optim_wrapper)
+    if wrapper != 'DeepSpeedOptimWrapper':
+        raise UserError(
+            f'strategy {kind}: optim_wrapper has the type {wrapper}; set '
+            "optim_wrapper=dict(_delete_=True, type='DeepSpeedOptimWrapper', "
+            'optimizer=dict(...))')
 
 
 def check_operators(cfg: Config, device: str = 'cuda') -> None:
@@ -289,12 +331,29 @@ def _join_cpu_processes(cfg: Config) -> None:
     _unsynchronise(cfg.model)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
+    if type_name(cfg.get('strategy') or {}).endswith('FSDPStrategy'):
+        _use_fsdp_on_cpu(cfg.strategy)
     cfg.model_wrapper_cfg = {
         'type': 'MMDistributedDataParallel',
         'broadcast_buffers': False,
         'find_unused_parameters': cfg.get('find_unused_parameters', False),
         **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None
     }
+
+
+def _use_fsdp_on_cpu(strategy: dict) -> None:
+    strategy.model_wrapper = {
+        'type': 'MMFullyShardedDataParallel',
+        **(strategy.get('model_wrapper') or {}), 'device_id': 'cpu'
+    }
+    if strategy.get('state_dict_cfg') == 'full':
+        # without offload_to_cpu, which frees what is on the CPU already
+        strategy.state_dict_cfg = dict(
+            state_dict_type='FULL_STATE_DICT',
+            state_dict_config=dict(
+                type='FullStateDictConfig', rank0_only=True),
+            optim_state_dict_config=dict(
+                type='FullOptimStateDictConfig', rank0_only=True))
 
 
 def _unsynchronise(node: Any) -> None:

@@ -30,7 +30,10 @@ def use_amp(cfg: Config) -> None:
 
 
 def use_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate by the batch size.
+    """Scale the learning rate by the batch size of a step.
+
+    MMEngine leaves out that a step may take several batches
+    (``optim_wrapper.accumulative_counts``).
 
     Raises:
         UserError: The config does not tell its base batch size.
@@ -40,6 +43,9 @@ def use_auto_scale_lr(cfg: Config) -> None:
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in '
             'the config: the total batch size its learning rate is meant for')
     cfg.auto_scale_lr.enable = True
+    batches = cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
+    if batches > 1:
+        cfg.auto_scale_lr.base_batch_size /= batches
 
 
 def use_own_hooks(cfg: Config) -> None:

@@ -31,6 +31,8 @@ def run_test(cfg: Config,
         CheckpointError: The checkpoint cannot be read.
     """
     cfg.load_from, cfg.resume = checkpoint, False
+    if cfg.pop('strategy', None):  # for training; this checkpoint is whole
+        cfg.pop('runner_type', None)
     use_own_hooks(cfg)
     notes = check_data(cfg, ['test'])
     check_channels(cfg)

@@ -15,7 +15,11 @@ from mmxvit.analysis.benchmark import (
     fuse,
     time_in_turns,
 )
-from mmxvit.analysis.memory import measure_memory, peak_live_bytes
+from mmxvit.analysis.memory import (
+    bytes_per_image,
+    measure_memory,
+    peak_live_bytes,
+)
 from mmxvit.analysis.models import build_model, parse_model
 
 TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/benchmark.py'
@@ -140,6 +144,29 @@ def test_training_keeps_what_backward_needs():
         assert peak_live_bytes(net, images(), train=True) >= 7 * 3 * UNIT
 
 
+def test_steps_of_a_few_images_tell_of_larger_batches():
+    """Where the peak is may change a little with the batch."""
+    model = build_model(dict(type='mmxvit.LOLViT', arch='s')).train()
+    added = bytes_per_image(model, (64, 64))
+    peaks = [
+        peak_live_bytes(model, torch.randn(batch, 3, 64, 64), train=True)
+        for batch in (4, 12)
+    ]
+    assert added == pytest.approx((peaks[1] - peaks[0]) / 8, rel=0.05)
+    assert added > 3 * 64 * 64 * 4
+
+
+def test_training_memory_tool(monkeypatch, capsys):
+    tool = TOOL.with_name('training_memory.py')
+    run_tool(monkeypatch, 'mmxvit.LOLViT:s', '--size', '64', tool=tool)
+    row = capsys.readouterr().out.splitlines()[2].strip('| ').split(' | ')
+    assert row[:3] == ['LOLViT:s', '1,056,669', '20']
+    plain, saving = map(int, row[3:])
+    assert 0 < saving < plain
+    with pytest.raises(SystemExit, match=r'training_memory\.py: error: '):
+        run_tool(monkeypatch, 'Nothing', tool=tool)
+
+
 @pytest.mark.usefixtures('one_thread')
 def test_memory_of_a_config_with_modules_of_its_own(tmp_path, monkeypatch):
     """The new process has to import them as well."""
@@ -212,11 +239,11 @@ def test_fuse_checks_the_outputs():
         Settings(((8, 8), ), mode='train', fuse=True)
 
 
-def run_tool(monkeypatch, *args: str) -> None:
-    spec = importlib.util.spec_from_file_location('benchmark', TOOL)
+def run_tool(monkeypatch, *args: str, tool: Path = TOOL) -> None:
+    spec = importlib.util.spec_from_file_location(tool.stem, tool)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *args])
+    monkeypatch.setattr(sys, 'argv', [tool.name, *args])
     module.main()
 
 

@@ -53,6 +53,11 @@ def test_auto_scale_lr():
     cfg = config(auto_scale_lr=dict(base_batch_size=64))
     run_options.use_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr == dict(base_batch_size=64, enable=True)
+    # a step of two batches is one of twice the size
+    cfg = config(auto_scale_lr=dict(base_batch_size=64))
+    cfg.optim_wrapper.accumulative_counts = 2
+    run_options.use_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr == dict(base_batch_size=32, enable=True)
 
 
 @pytest.mark.parametrize('hooks', [

@@ -2,6 +2,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,13 @@ def test_too_few_arguments(call, script):
     assert os.access(TOOLS / script, os.X_OK)
 
 
-@pytest.mark.skipif(not shutil.which('shellcheck'),
-                    reason='shellcheck is not installed')
 def test_shellcheck():
-    subprocess.run(
-        ['shellcheck', *map(str, TOOLS.glob('*.sh'))], check=True)
+    program = (shutil.which('shellcheck', path=Path(sys.executable).parent)
+               or shutil.which('shellcheck'))
+    if not program:
+        pytest.skip('shellcheck is not installed')
+    scripts = [*TOOLS.glob('*.sh'), TOOLS.parent / '.ci/run']
+    assert len(scripts) == 5
+    result = subprocess.run([program, *scripts], capture_output=True,
+                            text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
