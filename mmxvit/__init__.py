@@ -7,6 +7,7 @@ enough; MMEngine then imports :mod:`mmxvit.registry` by itself.
 """
 import sys
 import warnings
+from typing import Any
 
 from .dependencies import check_dependencies
 from .hub import (
@@ -28,7 +29,15 @@ if hasattr(sys.modules.get('mmpretrain'), 'ModelHub'):
         warnings.warn(f'mmpretrain does not know the models of mmxvit: '
                       f'{error}', stacklevel=2)
 
+
+def __getattr__(name: str) -> Any:
+    if name == 'fuse':  # needs the layers
+        from .deployment.fuse import fuse
+        return fuse
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
 __all__ = [
-    '__version__', 'create_model', 'get_config_path', 'get_model',
+    '__version__', 'create_model', 'fuse', 'get_config_path', 'get_model',
     'list_archs', 'list_models', 'register_hub'
 ]

@@ -5,9 +5,10 @@ MMEngine imports this package when it looks up a hook or an optimizer wrapper
 constructor, so it takes no task package along; the modules behind the
 commands are imported by them.
 """
-from .hooks import AtomicCheckpointHook, LoggerHook
+from .hooks import AtomicCheckpointHook, FuseHook, LoggerHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 
 __all__ = [
-    'AtomicCheckpointHook', 'LayerDecayOptimWrapperConstructor', 'LoggerHook'
+    'AtomicCheckpointHook', 'FuseHook', 'LayerDecayOptimWrapperConstructor',
+    'LoggerHook'
 ]

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.hooks import LoggerHook as MMEngineLoggerHook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmxvit.deployment.fuse import fuse
 from mmxvit.registry import HOOKS
 
 _BACKEND = 'mmxvit.atomic'
@@ -117,3 +120,37 @@ class LoggerHook(MMEngineLoggerHook):
                          metrics: dict[str, float] | None = None) -> None:
         if is_main_process():
             super().after_test_epoch(runner, metrics)
+
+
+@HOOKS.register_module()
+class FuseHook(Hook):
+    """Tests run with a copy of the model whose BatchNorms are folded away.
+
+    See :func:`mmxvit.fuse`. After the test the model is the old one again;
+    validation during training is not touched. With an EMAHook it is the
+    averaged weights that are fused.
+    """
+
+    # EMAHook exchanges the weights in before_test_epoch, this hook comes
+    # behind it there.
+    priority = 'VERY_LOW'
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        holder, name = _place_of_model(runner)
+        self.model = getattr(holder, name)
+        setattr(holder, name, fuse(self.model.eval()))
+        print_log('FuseHook: BatchNorms are folded into convolutions',
+                  logger='current')
+
+    def after_test_epoch(self, runner: Runner,
+                         metrics: dict[str, float] | None = None) -> None:
+        setattr(*_place_of_model(runner), self.model)
+        del self.model
+
+
+def _place_of_model(runner: Runner) -> tuple[object, str]:
+    """Who has the model: the runner, or its wrapper for several processes."""
+    holder, name = runner, 'model'
+    while is_model_wrapper(getattr(holder, name)):
+        holder, name = getattr(holder, name), 'module'
+    return holder, name

@@ -12,7 +12,7 @@ from mmxvit.analysis import memory
 from mmxvit.analysis.benchmark import (
     WARMUP_ROUNDS,
     Settings,
-    fuse,
+    prepare,
     time_in_turns,
 )
 from mmxvit.analysis.memory import (
@@ -211,30 +211,23 @@ def test_mistake_inside_a_class_keeps_its_traceback(monkeypatch):
         build_model(dict(type='Broken'))
 
 
-class ConvAndNorm(nn.Module):
+@pytest.mark.usefixtures('one_thread')
+@pytest.mark.parametrize('model', [
+    dict(type='mmxvit.LOLViT', out_indices=(0, )),
+    dict(type='mmpretrain.MobileViT', arch='xx_small'),
+])
+def test_fuse_is_the_same_for_all(model):
+    if model['type'].startswith('mmpretrain'):
+        pytest.importorskip('mmpretrain')
+    norms = [
+        sum(isinstance(m, nn.BatchNorm2d) for m in prepare(
+            model, Settings(((64, 64), ), fuse=fused)).modules())
+        for fused in (False, True)
+    ]
+    assert norms[0] > norms[1] == 0
 
-    def __init__(self, norm_first: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-        self.norm = nn.BatchNorm2d(3)
-        nn.init.normal_(self.norm.bias)
-        nn.init.normal_(self.norm.weight)
-        self.norm_first = norm_first
 
-    def forward(self, x):
-        if self.norm_first:
-            return [self.conv(self.norm(x))]
-        return [self.norm(self.conv(x))]
-
-
-def test_fuse_checks_the_outputs():
-    pytest.importorskip('mmcv')
-    torch.manual_seed(0)
-    model = ConvAndNorm(norm_first=False).eval()
-    fuse(model, (8, 8))
-    assert isinstance(model.norm, nn.Identity)
-    with pytest.raises(ValueError, match='ConvAndNorm'):
-        fuse(ConvAndNorm(norm_first=True).eval(), (8, 8))
+def test_fuse_is_for_inference():
     with pytest.raises(ValueError, match='fuse'):
         Settings(((8, 8), ), mode='train', fuse=True)
 

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from mmengine.hooks import CheckpointHook
-from mmengine.model import BaseModel
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmxvit.engine import AtomicCheckpointHook, LoggerHook
+from mmxvit.engine import AtomicCheckpointHook, FuseHook, LoggerHook
 from mmxvit.engine.hooks import AtomicBackend
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
 
@@ -224,7 +224,120 @@ def test_one_process_writes_the_scores(tmp_path, monkeypatch, first):
     assert [f['acc'] for f in files] == [1.] * first
 
 
+class ConvNet(BaseModel):
+    """Tells in each test step whether it has a BatchNorm, and its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
+        torch.nn.init.normal_(self.layers[1].running_mean)
+
+    def forward(self, inputs, mode='tensor'):
+        out = self.layers(torch.stack(inputs))
+        if mode == 'loss':
+            return dict(loss=out.square().sum())
+        kind = type(self.layers[1]).__name__
+        SEEN.append((kind, out.detach()))
+        return [out]
+
+
+SEEN = []
+
+
+class Images(Data):
+
+    def __init__(self, views):
+        self.views = views
+
+    def __getitem__(self, index):
+        image = torch.ones(3, 2, 2)
+        return dict(inputs=[image] if self.views else image)
+
+
+class Wrapper(torch.nn.Module):
+    """Of several processes, as DistributedDataParallel."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+        for name in ('train_step', 'val_step', 'test_step'):
+            setattr(self, name, lambda *args, name=name, **kwargs:
+                    getattr(self.module, name)(*args, **kwargs))
+
+
+class Merge(BaseTTAModel):
+
+    def merge_preds(self, data_samples_list):
+        return data_samples_list
+
+
+def fusing_runner(work_dir, model, *hooks):
+    loader = dict(
+        dataset=Images(isinstance(model, BaseTTAModel)), batch_size=2,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False))
+    SEEN.clear()
+    run_ = Runner(
+        model, str(work_dir), train_dataloader=loader, val_dataloader=loader,
+        test_dataloader=loader, val_cfg=dict(), val_evaluator=[],
+        test_cfg=dict(), test_evaluator=[],
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[dict(type='mmxvit.FuseHook'), *hooks],
+        experiment_name=f'{work_dir.name}{len(hooks)}')
+    run_.val_loop.evaluator = Score()
+    run_.test_loop.evaluator = Score()
+    return run_
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_fused_in_tests_only(tmp_path, monkeypatch, wrapped):
+    monkeypatch.setattr('mmxvit.engine.hooks.is_model_wrapper',
+                        lambda m: isinstance(m, Wrapper))
+    model = ConvNet()
+    run_ = fusing_runner(tmp_path, model)
+    if wrapped:
+        run_.model = Wrapper(model)
+    run_.train()
+    assert [kind for kind, _ in SEEN] == ['BatchNorm2d'] * 2  # validation
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    SEEN.clear()
+    run_.test()
+    assert [kind for kind, _ in SEEN] == ['Identity'] * 2
+    expected = model.eval()([torch.ones(3, 2, 2)] * 2)[0]
+    torch.testing.assert_close(SEEN[0][1], expected)
+    assert (run_.model.module if wrapped else run_.model) is model
+    assert state.keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+@pytest.mark.parametrize('tta', [False, True])
+def test_averaged_weights_are_fused(tmp_path, tta):
+    """After the test the model and its average are what they were."""
+    model = Merge(ConvNet()) if tta else ConvNet()
+    run_ = fusing_runner(tmp_path, model, dict(type='EMAHook'))
+    run_.call_hook('before_run')
+    average = next(h for h in run_.hooks if isinstance(h, EMAHook)).ema_model
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.add_(1.)
+    averaged = average.module.module if tta else average.module
+    expected = averaged.eval()([torch.ones(3, 2, 2)] * 2)[0]
+    states = [{k: v.clone() for k, v in m.state_dict().items()}
+              for m in (model, average)]
+    SEEN.clear()
+    run_.test_loop.run()
+    assert {kind for kind, _ in SEEN} == {'Identity'}
+    torch.testing.assert_close(SEEN[0][1], expected)
+    for m, state in zip((model, average), states, strict=True):
+        for key, value in m.state_dict().items():
+            assert torch.equal(value, state[key]), key
+
+
 def test_registered():
+    assert HOOKS.get('mmxvit.FuseHook') is FuseHook
     assert HOOKS.get('mmxvit.LoggerHook') is LoggerHook
     assert HOOKS.get('mmxvit.AtomicCheckpointHook') is AtomicCheckpointHook
     assert issubclass(AtomicCheckpointHook, CheckpointHook)

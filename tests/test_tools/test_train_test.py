@@ -72,6 +72,20 @@ def test_tta(task, metric, config, checkpoint, test):
     assert metric in scores('tta')
 
 
+def test_fused(config, checkpoint, test):
+    path = config('cls')
+    file, results = checkpoint(path), []
+    for name, options in (('plain', []), (
+            'fused', ['--cfg-options',
+                      'default_hooks.fuse.type=mmxvit.FuseHook'])):
+        test([path, file, '--out', f'{name}.pkl', '--work-dir', name,
+              *options])
+        with open(f'{name}.pkl', 'rb') as stream:
+            results.append([r['pred_score'] for r in pickle.load(stream)])
+        assert ('FuseHook: ' in log(name)) == (name == 'fused')
+    torch.testing.assert_close(*results)
+
+
 def test_stock_backbone(config, train, data):
     path = config('det', model__backbone=MOBILENET,
                   model__neck__in_channels=[320, 96, 32])

@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--fuse',
         action='store_true',
-        help='fold BatchNorm into convolutions before timing (mmcv)')
+        help='fold BatchNorms into convolutions before timing')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true', help='torch.compile')
     parser.add_argument(

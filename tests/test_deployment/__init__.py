@@ -1,0 +1,1 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
