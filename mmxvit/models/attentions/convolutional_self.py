@@ -85,7 +85,7 @@ class ConvolutionalSelfAttention(nn.Module):
             padded[:, i:i + 2 * rows - 1:2, j:j + 2 * cols - 1:2]
             for i in range(3) for j in range(3)
         ])
-        matrices = self.values.weight.view(9, -1, x.shape[1]).mT
+        matrices = self.values.weight.view(9, -1, x.shape[1]).transpose(1, 2)
         values = torch.matmul(places.flatten(1, 3), matrices).view(
             *places.shape[:4], self.num_heads, self.head_dims)
         values = values.permute(1, 2, 3, 4, 0, 5)

@@ -63,7 +63,7 @@ MISTAKES = [
     ('F.pad(x, (1, 1, 1, 1))', "F.pad(x, (1, 1, 1, 1), 'replicate')"),
     ('for i in range(3) for j in range(3)',
      'for j in range(3) for i in range(3)'),  # W_j of another place
-    ('x.shape[1]).mT', 'x.shape[1])'),
+    ('x.shape[1]).transpose(1, 2)', 'x.shape[1])'),
     ('self.num_heads, self.head_dims)\n        values',
      'self.head_dims, self.num_heads).mT\n        values'),
     ('values.permute(1, 2, 3, 4, 0, 5)',
