@@ -2,6 +2,8 @@
 PYTHON ?= python3
 STACK ?= onedl
 VENV ?= $(or $(MMXVIT_VENV),.venv)
+# processes that share the tests, about 4 GB of memory each
+TEST_JOBS ?= 2
 
 .PHONY: help setup demo test test-all learn lint docs clean
 
@@ -15,7 +17,7 @@ help:
 	@echo 'make setup     only make the environment that all of these run in'
 	@echo 'make clean     remove what builds leave; environment and results stay'
 	@echo
-	@echo 'Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  STACK=$(STACK)'
+	@echo 'Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  STACK=$(STACK)  TEST_JOBS=$(TEST_JOBS)'
 
 setup:
 	@$(PYTHON) tools/dev/setup_env.py --venv '$(VENV)' --stack '$(STACK)'
@@ -27,11 +29,13 @@ demo: setup
 # they spin until they get one
 test: export OMP_NUM_THREADS ?= 1
 test: setup
-	@'$(VENV)/bin/python' -m pytest tests -q --durations=10 -m 'not slow'
+	@'$(VENV)/bin/python' -m pytest tests -q -n '$(TEST_JOBS)' \
+		--dist worksteal --durations=30 -m 'not slow'
 
 test-all: export OMP_NUM_THREADS ?= 1
 test-all: setup
-	@'$(VENV)/bin/python' -m pytest tests -q --durations=20
+	@'$(VENV)/bin/python' -m pytest tests -q -n '$(TEST_JOBS)' \
+		--dist worksteal --durations=30
 
 learn: setup
 	@'$(VENV)/bin/python' tools/dev/learn.py

@@ -134,7 +134,7 @@ def test_extra_tests_is_all_that_set_up_installs_for_them(wheel):
              for r in metadata(wheel).get_all('Requires-Dist')
              if 'extra == "tests"' in r}
     assert found >= {'pytest', 'ruff', 'codespell', 'onnx', 'onnxruntime',
-                     'sphinx', 'myst-parser', 'furo'}
+                     'openvino', 'sphinx', 'myst-parser', 'furo'}
 
 
 def test_sdist_contains_what_its_user_needs(source, sdist):

@@ -113,7 +113,7 @@ def set_up(clone, tmp_path):
 
 ENVIRONMENT_FILES = [
     f'requirements/{name}.txt'
-    for name in ('onedl_setup', 'onedl', 'runtime', 'onnx', 'tests', 'docs')
+    for name in ('onedl_setup', 'onedl', 'runtime', 'deploy', 'tests', 'docs')
 ] + ['tools/dev/setup_env.py']
 
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn as nn
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 import mmxvit
@@ -17,22 +16,7 @@ from mmxvit.engine.command import load_config
 from mmxvit.models.layers import ConvNormAct
 
 from ..shipped import ROOT
-
-
-def as_if_trained(model):
-    """Random statistics and affine parameters, in eval mode."""
-    for norm in norms(model):
-        norm.running_mean.normal_(0, .3)
-        norm.running_var.uniform_(.3, 3)
-        if norm.affine:
-            nn.init.uniform_(norm.weight, .5, 1.5)
-            nn.init.normal_(norm.bias, 0, .3)
-    model.eval()
-    return model
-
-
-def norms(model):
-    return [m for m in model.modules() if isinstance(m, _BatchNorm)]
+from .trained import as_if_trained, norms
 
 
 def tensors(outputs):

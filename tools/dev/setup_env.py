@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STACKS = {
     'onedl': {'python': ((3, 10), (3, 12))},
 }
-EXTRAS = ('runtime.txt', 'onnx.txt', 'tests.txt', 'docs.txt')
+EXTRAS = ('runtime.txt', 'deploy.txt', 'tests.txt', 'docs.txt')
 # what the editable install of this clone is made from
 PACKAGE_FILES = ('pyproject.toml', 'setup.py', 'mmxvit/version.py')
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')

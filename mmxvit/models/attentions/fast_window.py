@@ -134,11 +134,12 @@ class FastWindowAttention(nn.Module):
         columns = x.sum(1, dtype=dtype) / x.shape[1]
         if self.window == 1:
             return columns
-        return F.avg_pool1d(
-            columns.transpose(1, 2),
-            self.window,
-            ceil_mode=True,
-            count_include_pad=False).transpose(1, 2)
+        # avg_pool1d would do, but OpenVINO has none wider than the map
+        width = columns.shape[1]
+        sums = F.pad(columns, (0, 0, 0, -width % self.window)).unflatten(
+            1, (-1, self.window)).sum(2)
+        counts = torch.arange(width, 0, -self.window, device=x.device)
+        return sums / counts.clamp(max=self.window).unsqueeze(1)
 
     def forward(self,
                 x: Tensor,

@@ -169,7 +169,7 @@ class ClassAttentionHead(BaseModule):
         x = feats[-1].flatten(2).transpose(1, 2)
         if not self.blocks:
             return self.norm(x).mean(1)
-        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
+        x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

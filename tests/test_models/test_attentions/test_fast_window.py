@@ -83,7 +83,8 @@ MISTAKES = [
     ('x.sum(1, dtype=dtype) / x.shape[1]',
      'x.sum(2, dtype=dtype) / x.shape[2]'),  # rows for columns
     ('x.sum(1, dtype=dtype) / x.shape[1]', 'x.sum(1, dtype=dtype)'),
-    ('ceil_mode=True', 'ceil_mode=False'),  # drops the last columns
+    # the last window's padding counted
+    ('counts.clamp(max=self.window).unsqueeze(1)', 'self.window'),
     ('self.window = patch * fold', 'self.window = fold'),
     ('self.window = patch * fold', 'self.window = patch + fold'),
     ('w_q, w_t = self', 'w_t, w_q = self'),

@@ -457,36 +457,6 @@ def test_jit_trace_at_another_size(family, arch):
 
 
 @zoo
-def test_onnx_at_two_sizes(family, arch, tmp_path):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    model = build(family, arch)
-    model.eval()
-    path = tmp_path / 'model.onnx'
-    names = [f'map{i}' for i in model.out_indices]
-    axes = {0: 'batch', 2: 'height', 3: 'width'}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        torch.onnx.export(
-            model, (torch.randn(1, 3, 64, 64), ),
-            str(path),
-            input_names=['image'],
-            output_names=names,
-            dynamic_axes=dict.fromkeys(['image', *names], axes),
-            opset_version=17,
-            dynamo=False)
-    session = onnxruntime.InferenceSession(
-        str(path), providers=['CPUExecutionProvider'])
-    for shape in ((1, 3, 64, 64), (2, 3, 96, 128), (1, 3, 97, 130)):
-        x = torch.randn(*shape)
-        outs = session.run(None, {'image': x.numpy()})
-        with torch.no_grad():
-            expected = model(x)
-        for a, b in zip(outs, expected, strict=True):
-            torch.testing.assert_close(
-                torch.from_numpy(a), b, rtol=1e-4, atol=1e-4)
-
-
-@zoo
 def test_compiles_without_a_graph_break(family, arch):
     model = build(family, arch)
     model.eval()
