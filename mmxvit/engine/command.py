@@ -289,6 +289,15 @@ def check_strategy(cfg: Config) -> None:
         raise UserError(f'strategy {kind} shares the model between processes; '
                         'start them: tools/dist_train.sh CONFIG GPUS')
     if kind == 'FSDPStrategy':
+        wrapper = cfg.get('optim_wrapper') or {}
+        constructor = type_name(dict(type=wrapper.get('constructor') or ''))
+        if ('Decay' in constructor
+                or 'flat_decay_mult' in (wrapper.get('paramwise_cfg') or {})):
+            raise UserError(
+                f'strategy {kind}: weight decay by the shape of parameters '
+                f'({constructor or "flat_decay_mult"}), but FSDP makes all of '
+                'them flat; train without the strategy, or set another '
+                'optim_wrapper')
         return
     if importlib.util.find_spec('deepspeed') is None:
         raise UserError(f'strategy {kind}: needs deepspeed, which is not '

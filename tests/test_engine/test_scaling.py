@@ -122,6 +122,11 @@ def test_strategies_say_what_they_need(monkeypatch):
     with pytest.raises(UserError, match='EMAHook'):
         check_strategy(strategy_config(
             'fsdp', custom_hooks=[dict(type='EMAHook')]))
+    layers = 'mmxvit.LayerDecayOptimWrapperConstructor'
+    for changes in (dict(constructor=layers),
+                    dict(paramwise_cfg=dict(flat_decay_mult=0.))):
+        with pytest.raises(UserError, match='weight decay by the shape'):
+            check_strategy(strategy_config('fsdp', optim_wrapper=changes))
     found = []
     monkeypatch.setattr('importlib.util.find_spec',
                         lambda name: found[0] if found else None)
@@ -199,7 +204,7 @@ def test_configs_of_the_page_are_read(tmp_path, monkeypatch):
             ('OptimWrapper', 'DeepSpeedOptimWrapper'), strict=True):
         file = tmp_path / f'{kind}.py'
         file.write_text(
-            text.replace("'mask", f"'{ROOT}/configs/fcaformer/mask").replace(
+            text.replace("'panoptic", f"'{ROOT}/configs/lvt/panoptic").replace(
                 "'../_base_", f"'{ROOT}/configs/_base_"))
         cfg = load_config(str(file))
         cfg.launcher = 'pytorch'
