@@ -170,7 +170,8 @@ def measure_latency(
         progress: Gets a line after each round.
 
     Returns:
-        dict: Seconds of each counted step by (name, (H, W)).
+        dict: Seconds of each counted step by (name, (H, W)); none for a model
+        that runs out of the GPU's memory at that size.
     """
     built = {}
     for name, cfg in models.items():
@@ -188,11 +189,23 @@ def measure_latency(
             function = train_step if train else run_model
             steps[name] = _bind(function, model, images)
         with torch.inference_mode(not train):
+            fitting = {n: s for n, s in steps.items() if _fits(s)}
             seconds = time_in_turns(
-                steps, settings.rounds, settings.min_time, sync,
-                lambda line, size=size: progress(f'{size_name(size)} {line}'))
-        result.update({(n, size): s for n, s in seconds.items()})
+                fitting, settings.rounds, settings.min_time, sync,
+                lambda line, size=size: progress(f'{size_name(size)} {line}')
+            ) if fitting else {}
+        result.update({(n, size): seconds.get(n, []) for n in steps})
     return result
+
+
+def _fits(step: Callable[[], None]) -> bool:
+    """Whether a step has enough memory on the GPU."""
+    try:
+        step()
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
 
 
 def _nothing() -> None:

@@ -119,15 +119,18 @@ def bytes_per_image(model: torch.nn.Module, size: tuple[int, int]) -> int:
 
 def measure_memory(cfg: dict, settings: Settings,
                    tuned: bool) -> dict[tuple[int, int], dict[str, int]]:
-    """Peak memory at each size, in a new process of its own.
+    """Peak memory at each size, on the CPU in a new process of its own.
 
     Returns:
         dict: By (H, W), in bytes: ``weights`` (parameters and buffers);
         ``peak_live``, see :func:`peak_live_bytes`; ``peak_process``, the
         highest resident size of the process up to and including this size
         (on CUDA the highest sum that torch's allocator handed out). The sizes
-        run in growing order.
+        run in growing order; those for which a GPU has too little memory are
+        left out.
     """
+    if settings.device == 'cuda':  # torch's allocator knows its peaks
+        return _measure_here(cfg, settings, False)
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_measure_here, cfg, settings, tuned).result()
@@ -144,14 +147,19 @@ def _measure_here(cfg: dict, settings: Settings,
     result = {}
     for size in sorted(settings.sizes, key=lambda s: s[0] * s[1]):
         images = make_images(model, size, settings)
-        # once plainly: the resident size is that of an ordinary step
-        with torch.inference_mode(not train):
-            (train_step if train else run_model)(model, images)
-        process = _peak_process(settings.device)
+        if settings.device == 'cuda':
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            # once plainly: the resident size is that of an ordinary step
+            with torch.inference_mode(not train):
+                (train_step if train else run_model)(model, images)
+            process = _peak_process(settings.device)
+            live = peak_live_bytes(model, images, train)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
         result[size] = dict(
-            weights=weights,
-            peak_live=peak_live_bytes(model, images, train),
-            peak_process=process)
+            weights=weights, peak_live=live, peak_process=process)
     return result
 
 

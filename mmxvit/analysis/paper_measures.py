@@ -1,5 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Speeds and accuracies of the rows of the papers' tables, measured here."""
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ def measure_speed(rows: list[Row], settings: Settings, tuned: bool,
         measured = measure_memory(models[source], settings, tuned)
         peaks[source] = {s: m['peak_live'] for s, m in measured.items()}
     env = environment(settings.device)
-    steps = min(len(values) for values in seconds.values())
+    steps = min(len(values) for values in seconds.values() if values)
     about = (
         f'Measured here: medians of at least {steps} steps in turns, batch '
         f'{settings.batch}, {settings.dtype}, {env["device_name"]}, ' +
@@ -65,7 +66,7 @@ def measure_speed(rows: list[Row], settings: Settings, tuned: bool,
          if peaks else '.'))
     return Measured(
         list(settings.sizes),
-        {source: {size: statistics.median(seconds[source, size])
+        {source: {size: statistics.median(seconds[source, size] or [math.nan])
                   for size in settings.sizes} for source in models},
         peaks, settings.batch, about)
 

@@ -8,6 +8,7 @@ with the models), so that a table is printed without building any.
 """
 import copy
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -263,7 +264,8 @@ class Measured:
 
     Attributes:
         sizes: Of the images.
-        seconds: Median seconds of a step, by size.
+        seconds: Median seconds of a step, by size; NaN where a GPU has too
+            little memory.
         peak_bytes: Highest sum of live tensors, by size; may be empty.
         batch: Images per step.
         about: Line on how, when and where.
@@ -353,13 +355,15 @@ def _columns(table: Table, counts: dict[str, Counts],
     columns.update(printed('speed'))
     for size in measured.sizes if measured else ():
         for name, values, text in (
-            ('ms', measured.seconds, lambda s: f'{s * 1e3:.1f}'),
+            ('ms', measured.seconds,
+             lambda s: 'OOM' if math.isnan(s) else f'{s * 1e3:.1f}'),
             ('images/s', measured.seconds,
-             lambda s: f'{measured.batch / s:.1f}'),
+             lambda s: 'OOM' if math.isnan(s) else f'{measured.batch / s:.1f}'
+             ),
             ('MiB', measured.peak_bytes, lambda b: f'{b / 2**20:.0f}')):
             columns[f'{name} at {size_text(size)}, here'] = [
-                text(values[r.source][size]) if r.source in values else ''
-                for r in rows]
+                text(values[r.source][size])
+                if size in values.get(r.source, {}) else '' for r in rows]
     columns.update(printed('results'))
     if tested is not None:
         for name in dict.fromkeys(n for r in rows for n in r.results):

@@ -12,6 +12,8 @@ import numpy as np
 from .benchmark import Settings, size_name
 
 MIB = 1 << 20
+OUT_OF_MEMORY = 'OOM'
+"""In place of a figure that a GPU has too little memory for."""
 
 
 class Progress:
@@ -43,17 +45,23 @@ def benchmark_rows(
     """
     rows = []
     for (name, size), values in seconds.items():
-        median, p10, p90 = np.percentile(values, (50, 10, 90)) * 1e3
-        reference = np.median(seconds[baseline, size]) * 1e3
+        median = p10 = p90 = ratio = OUT_OF_MEMORY
+        if values:
+            median, p10, p90 = (
+                round(float(v), 3)
+                for v in np.percentile(values, (50, 10, 90)) * 1e3)
+            reference = seconds[baseline, size]
+            ratio = round(float(np.median(values) / np.median(reference)),
+                          4) if reference else ''
         row = dict(
             model=name,
             height=size[0],
             width=size[1],
             batch=settings.batch,
-            median_ms=round(median, 3),
-            p10_ms=round(p10, 3),
-            p90_ms=round(p90, 3),
-            ratio=round(median / reference, 4),
+            median_ms=median,
+            p10_ms=p10,
+            p90_ms=p90,
+            ratio=ratio,
             baseline=baseline,
             steps=len(values))
         peaks = memory.get(name, {}).get(size, {})
@@ -123,7 +131,8 @@ def plot_over_size(rows: list[dict[str, Any]], columns: tuple[str, ...],
     for name in dict.fromkeys(r['model'] for r in rows):
         mine = sorted(((r['height'] * r['width'])**0.5,
                        *(r[c] for c in columns))
-                      for r in rows if r['model'] == name)
+                      for r in rows
+                      if r['model'] == name and r[columns[0]] != OUT_OF_MEMORY)
         side, *values = zip(*mine, strict=True)
         line, = axes.plot(
             side, values[len(values) // 2], marker='o', label=name)
@@ -138,7 +147,8 @@ def plot_over_size(rows: list[dict[str, Any]], columns: tuple[str, ...],
         f'{first["threads"]} threads, allocator {first["allocator"]}\n'
         f'{first["device_name"]}, torch {first["torch"]}, '
         f'{first["date"][:10]}, {first["commit"]}')
-    axes.set_xticks(side, [f'{s:.0f}' for s in side])
+    sides = sorted({(r['height'] * r['width'])**0.5 for r in rows})
+    axes.set_xticks(sides, [f'{s:.0f}' for s in sides])
     axes.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter('{x:g}')

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from mmxvit.analysis import memory
+from mmxvit.analysis import benchmark, memory
 from mmxvit.analysis.benchmark import (
     WARMUP_ROUNDS,
     Settings,
@@ -21,6 +21,7 @@ from mmxvit.analysis.memory import (
     peak_live_bytes,
 )
 from mmxvit.analysis.models import build_model, parse_model
+from mmxvit.models import XFormer
 
 TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/benchmark.py'
 
@@ -301,3 +302,28 @@ def test_tool_refuses(monkeypatch, capsys, args, message):
     with pytest.raises(SystemExit) as end:
         run_tool(monkeypatch, *args)
     assert message in f'{end.value} {capsys.readouterr().err}'
+
+
+@pytest.mark.usefixtures('one_thread')
+def test_sizes_too_large_for_a_gpu(monkeypatch, capsys, tmp_path):
+    """They are said to be so; the others and their ratios stay."""
+    real = benchmark.run_model
+
+    def run(model, images):
+        if isinstance(model, XFormer) and images.shape[-1] > 32:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+        return real(model, images)
+
+    monkeypatch.setattr(benchmark, 'run_model', run)
+    table, plot = tmp_path / 'b.csv', tmp_path / 'b.png'
+    run_tool(monkeypatch, FULL, 'mmxvit.LOLViT:s', '--sizes', '32', '64',
+             '--no-memory', '--csv', str(table), '--plot', str(plot), *QUICK)
+    with open(table, newline='') as file:
+        rows = {(r['model'], r['height']): r for r in csv.DictReader(file)}
+    assert float(rows['full', '32']['median_ms']) > 0
+    assert rows['full', '64']['median_ms'] == 'OOM'
+    assert rows['full', '64']['steps'] == '0'
+    assert float(rows['LOLViT:s', '64']['median_ms']) > 0
+    assert rows['LOLViT:s', '64']['ratio'] == ''
+    assert 'OOM' in capsys.readouterr().out
+    assert plot.exists()
