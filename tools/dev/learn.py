@@ -194,7 +194,7 @@ JOBS = [
         optim_wrapper__optimizer__lr=1e-3),
     fitted(
         'lolvit/two-head-fpn_lolvit-x_1xb32-224-300e_bdd100k.py',
-        'drivable/mIoU lane/mIoU', 80., length=20, size=256, batch_size=8,
+        'drivable/mIoU lane/mIoU', 80., length=22, size=512, batch_size=8,
         layout='bdd100k', optim_wrapper__optimizer=ADAMW),
 ]
 
