@@ -11,10 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from mmxvit.analysis import drop_in, paper_tables
+from mmxvit.analysis.speed_tables import speed_tables
 from mmxvit.models import backbones
 from mmxvit.models.backbones.base import PyramidBackbone
 
 ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / 'docs/data/benchmark'
+"""CSV files of benchmark.py."""
 SECTION = re.compile(r'(<!-- generated: (\S+) -->\n).*?(<!-- end -->)', re.S)
 
 
@@ -55,6 +58,11 @@ def paper_page(paper: str) -> str:
         if table.paper == paper)
 
 
+def benchmark(name: str) -> str:
+    """Tables of all files whose names begin so."""
+    return speed_tables(sorted(BENCHMARKS.glob(f'{name}*.csv')))
+
+
 def count() -> None:
     """Count the models of all tables anew, some minutes."""
     counts = {}
@@ -67,6 +75,8 @@ def count() -> None:
 
 TABLES: dict[str, Callable[[], str]] = {
     'maps': maps,
+    **{f'benchmark-{name}': partial(benchmark, name)
+       for name in ('cpu-infer', 'cpu-sizes', 'cpu-train', 'cuda')},
     'drop-in': lambda: drop_in.table(archs()),
     **{name: partial(paper_table, name)
        for name in paper_tables.load_tables()},

@@ -17,12 +17,20 @@ CONV_MACS = 1 << 26
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``: (..., d_in) -> (..., d_out)."""
-    macs = x.numel() * weight.shape[0]
-    if is_traced() or not x.is_cpu or macs < CONV_MACS:
+    if is_traced() or not x.is_cpu or is_small(x, weight):
         return F.linear(x, weight, bias)
-    rows = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
-    out = F.conv2d(rows, weight[..., None, None], bias)
+    out = F.conv2d(as_map(x), weight[..., None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+def is_small(x: Tensor, weight: Tensor) -> bool:
+    """Whether the matrix product is the faster kernel."""
+    return x.numel() * weight.shape[0] < CONV_MACS
+
+
+def as_map(x: Tensor) -> Tensor:
+    """Tokens as a channels-last map of one row: (..., d) -> (1, d, 1, N)."""
+    return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
 
 
 class Linear(nn.Linear):

@@ -21,7 +21,7 @@ from ..attentions.forward_cross import (
 )
 from ..attentions.linear import Linear
 from ..attentions.utils import widen
-from ..layers import ConvNormAct, DropPath, build_act
+from ..layers import FFN, ConvNormAct, DropPath, build_act, layer_act
 from .base import PyramidBackbone
 
 
@@ -53,7 +53,7 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
-        y = self.drop_path(self.fc2(self.act(self.fc1(y))))
+        y = self.drop_path(self.fc2(layer_act(self.fc1, self.act, y)))
         x = torch.addcmul(x.permute(0, 2, 3, 1), self.gamma, y)
         return x.permute(0, 3, 1, 2)
 
@@ -101,7 +101,7 @@ class FcaBlock(nn.Module):
             merge=not is_last)
         # two norms in a row, as in the published models
         self.norm2 = nn.LayerNorm(embed_dims)
-        self.ffn = nn.Sequential(
+        self.ffn = FFN(
             nn.LayerNorm(embed_dims),
             Linear(embed_dims, mlp_ratio * embed_dims),
             build_act(act_cfg),

@@ -18,7 +18,7 @@ from ..attentions import (
     RecursiveAtrousSelfAttention,
 )
 from ..attentions.linear import PointwiseConv
-from ..layers import DropPath, build_act
+from ..layers import DropPath, build_act, layer_act
 from .base import PyramidBackbone
 
 
@@ -56,7 +56,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, d, H, W) -> (B, d, H, W)"""
-        return self.fc2(self.act(self.depthwise(self.fc1(x))))
+        last = self.fc1
+        if isinstance(self.depthwise, nn.Conv2d):
+            x, last = self.fc1(x), self.depthwise
+        return self.fc2(layer_act(last, self.act, x))
 
 
 class LVTBlock(nn.Module):

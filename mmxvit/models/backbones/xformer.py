@@ -17,7 +17,13 @@ from mmxvit.registry import MODELS
 
 from ..attentions import CrossFeatureAttention
 from ..attentions.linear import Linear
-from ..layers import ConvNormAct, DropPath, InvertedResidual, build_act
+from ..layers import (
+    FFN,
+    ConvNormAct,
+    DropPath,
+    InvertedResidual,
+    build_act,
+)
 from .base import PyramidBackbone
 
 
@@ -37,7 +43,7 @@ class XFormerLayer(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dims)
         self.attn = CrossFeatureAttention(embed_dims, **attn_cfg)
         self.norm2 = nn.LayerNorm(embed_dims)
-        self.mlp = nn.Sequential(
+        self.mlp = FFN(
             Linear(embed_dims, embed_dims * mlp_ratio),
             build_act(dict(type='GELU')),
             Linear(embed_dims * mlp_ratio, embed_dims))

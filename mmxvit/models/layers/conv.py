@@ -2,9 +2,10 @@
 """Convolution blocks that several families share."""
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..attentions.linear import PointwiseConv
+from .fused import conv_act, is_observed, layer_act
 from .norm_act import build_act, build_norm
 
 
@@ -48,16 +49,15 @@ class ConvNormAct(nn.Module):
     def _can_fold(self) -> bool:
         """BatchNorm in eval mode, and nobody listens to the two steps."""
         norm = self.norm
-        hooks = (m for module in (self.conv, norm)
-                 for m in (module._forward_hooks, module._forward_pre_hooks,
-                           module._backward_hooks, module._backward_pre_hooks))
         return (isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
                 and norm.track_running_stats and not norm.training
-                and not any(hooks))
+                and not is_observed(self.conv, norm))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
         conv, norm = self.conv, self.norm
+        if isinstance(norm, nn.Identity):  # by mmxvit.fuse
+            return layer_act(conv, self.act, x)
         if not self._can_fold():
             return self.act(norm(conv(x)))
         scale = (norm.running_var + norm.eps).rsqrt()
@@ -67,9 +67,8 @@ class ConvNormAct(nn.Module):
                 norm.bias, norm.running_mean, scale, value=-1)
         else:
             bias = -norm.running_mean * scale
-        return self.act(
-            F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bias,
-                     conv.stride, conv.padding, conv.dilation, conv.groups))
+        return conv_act(conv, self.act, x,
+                        conv.weight * scale.view(-1, 1, 1, 1), bias)
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
         """Convolution, norm and activation as three steps, folded or not."""
@@ -94,9 +93,9 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, squeeze_channels: int,
                  act_cfg: dict) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(channels, squeeze_channels, 1)
+        self.reduce = PointwiseConv(channels, squeeze_channels)
         self.act = build_act(act_cfg)
-        self.expand = nn.Conv2d(squeeze_channels, channels, 1)
+        self.expand = PointwiseConv(squeeze_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""

@@ -1,0 +1,117 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Tables of the documentation from what benchmark.py has written."""
+import csv
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+PEERS = {
+    'LVT': 'PVTv2-B0',
+    'FcaFormer-L2': 'ConvNeXt-T',
+    'XFormer': 'MobileViT-S',
+    'LOLViT-X': 'MobileViT-S',
+}
+"""Peer of a family, by the names that models have in the files."""
+
+_SETTINGS = ('mode', 'batch', 'dtype', 'device', 'device_name', 'cpu_count',
+             'threads', 'allocator', 'fuse', 'channels_last', 'compile',
+             'torch', 'commit')
+
+
+def speed_tables(files: Iterable[Path]) -> str:
+    """A table of latencies, and one of memory, for each run.
+
+    Args:
+        files: CSV files of benchmark.py. Rows with other settings make
+            tables of their own. What is no number is printed as it is.
+    """
+    parts = []
+    for file in files:
+        with open(file, newline='', encoding='utf-8') as lines:
+            rows = list(csv.DictReader(lines))
+        for _, run in groupby(rows, lambda row: [row[k] for k in _SETTINGS]):
+            parts += _run(list(run))
+    return '\n\n'.join(parts)
+
+
+def _run(rows: list[dict[str, str]]) -> list[str]:
+    cells = {(r['model'], _size(r)): r for r in rows}
+    models, sizes = (list(dict.fromkeys(keys)) for keys in zip(
+        *cells, strict=True))
+
+    def cell(model: str, size: str, column: str, peer: str | None) -> str:
+        text = cells.get((model, size), {}).get(column, '')
+        value = _number(text)
+        if value is None:
+            return text or '-'
+        other = cells.get((peer, size), {}).get(column)
+        other = _number(other) if other else None
+        return f'{value:.4g}' + (f' ({value / other:.2f})' if other else '')
+
+    def table(column: str, sizes: list[str]) -> list[str]:
+        lines = [['', *sizes]]
+        growing = column == 'median_ms' and len(sizes) > 4
+        if growing:
+            lines[0].append(f'growth / pixels, {sizes[0]} to {sizes[-1]}')
+        for model in models:
+            line = [model] + [
+                cell(model, size, column, PEERS.get(model)) for size in sizes]
+            if growing:
+                line.append(_growth(*(cells.get((model, s)) for s in (
+                    sizes[0], sizes[-1]))))
+            lines.append(line)
+        lines.insert(1, ['---'] * len(lines[0]))
+        return ['| ' + ' | '.join(line) + ' |' for line in lines]
+
+    parts = [_about(rows), '\n'.join(table('median_ms', sizes))]
+    if any(_number(r['peak_live_mib']) for r in rows):
+        parts += [
+            'Most live tensors, weights apart, in MiB:',
+            '\n'.join(table('peak_live_mib', sizes)),
+        ]
+    return parts
+
+
+def _about(rows: list[dict[str, str]]) -> str:
+    row = rows[0]
+    steps = [int(r['steps']) for r in rows if r['steps'].isdigit()]
+    words = [
+        dict(infer='Inference', train='Training: forward and backward')[
+            row['mode']], f'batch {row["batch"]}', row['dtype']
+    ]
+    words += [word for key, word in (
+        ('fuse', 'BatchNorms folded by `mmxvit.fuse`'),
+        ('channels_last', 'channels-last'),
+        ('compile', '`torch.compile`')) if row[key] == 'True']
+    machine = row['device_name']
+    if row['device'] == 'cpu':
+        machine += (f' ({row["cpu_count"]} CPUs), {row["threads"]} threads, '
+                    f'allocator {row["allocator"]}')
+    return (f'**{", ".join(words)}**: ms of a step, median of at least '
+            f'{min(steps, default=0)}; in brackets the ratio to the peer. '
+            f'{machine}, torch {row["torch"]}, {row["date"][:10]}, '
+            f'{row["commit"]}.')
+
+
+def _growth(first: dict[str, str] | None, last: dict[str, str] | None) -> str:
+    """How much faster the time grows than the pixels."""
+    if not first or not last:
+        return '-'
+    times, pixels = (
+        [(_number(r['median_ms']), int(r['height']) * int(r['width']))[i]
+         for r in (first, last)] for i in range(2))
+    if None in times:
+        return '-'
+    return f'{times[1] / times[0] * pixels[0] / pixels[1]:.2f}'
+
+
+def _size(row: dict[str, str]) -> str:
+    height, width = row['height'], row['width']
+    return height if height == width else f'{height} x {width}'
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
