@@ -8,7 +8,7 @@ import base64
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import jinja2  # torch requires it
 import mmcv
 import numpy as np
+import torch
 import torch.nn as nn
 from matplotlib.ticker import LogLocator, MaxNLocator
 from mmengine.config import Config
@@ -25,13 +26,7 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 
 from mmxvit.engine.command import UserError
-from mmxvit.engine.predict import (
-    draw,
-    names_and_colours,
-    predict_data,
-    preprocess,
-    read_image,
-)
+from mmxvit.engine.predict import draw, predict_data, preprocess, read_image
 
 from .attention_maps import draw_attention, record_attentions
 from .models import config_input_size
@@ -284,7 +279,7 @@ def compare(cfg: Config, model: nn.Module, count: int,
         image = read_image(sample.img_path)
         name = Path(sample.img_path).name
         if cfg.default_scope == 'mmpretrain':
-            note = _classes_note(cfg, sample)
+            note = _classes_note(dataset.metainfo.get('classes') or (), sample)
             prediction, truth = _shrink(image), None
         else:
             note = _objects_note(sample, score_thr)
@@ -320,14 +315,17 @@ def _objects_note(sample: BaseDataElement, score_thr: float) -> str:
     return note
 
 
-def _classes_note(cfg: Config, sample: BaseDataElement) -> str:
-    classes = names_and_colours(cfg, sample)['classes']
-    truth, labels = (
-        ', '.join(classes[i] for i in sample.get(key).flatten().tolist())
-        if key in sample else '' for key in ('gt_label', 'pred_label'))
+def _classes_note(classes: Sequence[str], sample: BaseDataElement) -> str:
+    def names(key: str) -> str:
+        labels = sample.get(key, torch.empty(0)).flatten().long().tolist()
+        return ', '.join(classes[i] if i < len(classes) else f'class {i}'
+                         for i in labels)
+
     score = float(sample.pred_score.max())
-    note = f'prediction: {labels or "none"} (highest score {score:.2f})'
-    return f'truth: {truth}; {note}' if truth else note
+    note = (f'prediction {names("pred_label") or "none"} '
+            f'(highest score {score:.2f})')
+    truth = names('gt_label')
+    return f'{truth}, {note}' if truth else note
 
 
 def _largest(sample: BaseDataElement,
@@ -369,7 +367,7 @@ def draw_attentions(cfg: Config, model: nn.Module, name: str,
     for record in last.values():
         stream = BytesIO()
         draw_attention(record, image, query).savefig(
-            stream, format='png', dpi=90)
+            stream, format='png', dpi=90, bbox_inches='tight')
         picture = Image.open(stream).convert('RGB')
         pictures.append(AttentionPicture(
             name, record.name, picture.size, data_uri(picture)))

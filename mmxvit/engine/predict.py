@@ -119,7 +119,7 @@ def draw(cfg: Config, image: np.ndarray, sample: BaseDataElement,
         **(cfg.get('visualizer') or {}), 'name': 'image_demo',
         'vis_backends': None
     })
-    meta = names_and_colours(cfg, sample)
+    meta = _names_and_colours(cfg, sample)
     if scope == 'mmpretrain':
         visualizer.visualize_cls(
             image,
@@ -147,7 +147,7 @@ def _test_dataset(cfg: Config) -> dict:
     return dataset
 
 
-def names_and_colours(cfg: Config, sample: BaseDataElement) -> dict:
+def _names_and_colours(cfg: Config, sample: BaseDataElement) -> dict:
     """What the config's data set tells of itself; class names and colours at
     least as many as the prediction has labels."""
     dataset = _test_dataset(cfg)

@@ -81,7 +81,7 @@ def test_page_of_a_classifier_of_another_package(config, checkpoint, gallery,
     assert 'work_dirs/cls has no log of a training' in capfd.readouterr().out
     page = Page(Path('work_dirs/cls/gallery.html'))
     check_page(page)
-    assert re.search(r'0\.png: truth: circle; prediction: (circle|square) '
+    assert re.search(r'0\.png: circle, prediction (circle|square) '
                      r'\(highest score [01]\.\d\d\)', page.text)
     assert not page.all('input') and len(page.all('img')) == 1
     assert 'accuracy/top1' in page.text

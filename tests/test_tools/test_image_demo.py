@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmengine.structures import BaseDataElement, PixelData
 
 from mmxvit.engine.predict import (
-    names_and_colours,
+    _names_and_colours,
     build_model,
     draw,
     predict,
@@ -133,7 +133,7 @@ def test_class_names_come_from_the_config(config):
     init_default_scope('mmseg')
     sample = BaseDataElement(
         pred_sem_seg=PixelData(data=torch.full((1, 2, 2), 4)))
-    meta = names_and_colours(cfg, sample)
+    meta = _names_and_colours(cfg, sample)
     # a label that the data set has no name for gets one
     assert meta['classes'] == ['circle', 'square', 'ground', 'class 3',
                                'class 4']
