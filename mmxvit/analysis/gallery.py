@@ -25,7 +25,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import BaseDataElement
 from PIL import Image
 
-from mmxvit.engine.command import UserError
+from mmxvit.engine.command import UserError, type_name
 from mmxvit.engine.predict import draw, predict_data, preprocess, read_image
 
 from .attention_maps import draw_attention, record_attentions
@@ -37,7 +37,7 @@ _AP_COLUMNS = dict(
     mAP='mAP', mAP_50='AP50', mAP_75='AP75', mAP_s='small', mAP_m='medium',
     mAP_l='large')
 _KINDS = dict(bbox='boxes', segm='masks')
-_TRUTH = ('gt_instances', 'gt_sem_seg', 'gt_panoptic_seg', 'gt_label')
+_TRUTH = ('gt_instances', 'gt_sem_seg', 'gt_panoptic_seg')
 _MAX_POINTS = 500  # of a line on the page
 _MAX_SIDE = 960  # pixels of a picture on the page
 
@@ -219,9 +219,9 @@ def score_tables(scores: dict[str, float]) -> list[Table]:
         used.update(classes)
         if classes:
             # mmdet writes them for each kind under the same names
-            last = [k[:4] for k in by_name if k.endswith('_mAP')][-1]
+            last = [k for k in by_name if k in ('bbox_mAP', 'segm_mAP')][-1]
             tables.append(Table(
-                f'mAP of each class ({_KINDS[last]})', ['class', 'mAP'],
+                f'mAP of each class ({_KINDS[last[:4]]})', ['class', 'mAP'],
                 [[name, _cell(by_name[k])] for k, name in classes.items()]))
     rest = {k: v for k, v in scores.items()
             if k.rpartition('/')[2] not in used
@@ -243,9 +243,10 @@ def _cell(value: float | None) -> str:
 def use_class_scores(cfg: Config) -> None:
     """Let COCO metrics of the test say the AP of each class, too."""
     evaluators = cfg.test_evaluator
-    for evaluator in [evaluators] if isinstance(evaluators,
-                                                dict) else evaluators:
-        if str(evaluator.type).rpartition('.')[2] == 'CocoMetric':
+    if isinstance(evaluators, dict):
+        evaluators = [evaluators]
+    for evaluator in evaluators:
+        if type_name(evaluator).rpartition('.')[2] == 'CocoMetric':
             evaluator.classwise = True
 
 
@@ -311,7 +312,7 @@ def _objects_note(sample: BaseDataElement, score_thr: float) -> str:
     found = int((sample.pred_instances.scores >= score_thr).sum())
     note = f'{found} found with a score of at least {score_thr:g}'
     if 'gt_instances' in sample:
-        note = f'{len(sample.gt_instances)} objects, {note}'
+        note = f'{len(sample.gt_instances)} in the ground truth, {note}'
     return note
 
 
@@ -405,7 +406,8 @@ class _Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[tuple[float, str]]:
-        locator = LogLocator(subs=(1, 2, 5)) if self.log else MaxNLocator(5)
+        locator = LogLocator(subs=(1, 2, 5)) if self.log else MaxNLocator(
+            5, steps=(1, 2, 5, 10))
         return [(self(v), f'{v:g}')
                 for v in locator.tick_values(self.low, self.high)
                 if self.low <= v <= self.high]

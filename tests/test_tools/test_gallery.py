@@ -31,7 +31,8 @@ def test_page_of_a_detector_that_was_trained(config, data, train, gallery,
     for text in ('backbone XFormer', 'checkpoint epoch_1.pth',
                  'COCO average precision mAP AP50 AP75 small medium large',
                  'mAP of each class (boxes) class mAP circle',
-                 'AP50 (boxes) on the validation set', '0.png: 1 objects'):
+                 'AP50 (boxes) on the validation set',
+                 '0.png: 1 in the ground truth'):
         assert text in page.text
     # one line for the loss, two for scores with a mark for each epoch
     assert len(page.all('polyline')) == 3 and len(page.all('circle')) == 2
@@ -62,12 +63,13 @@ def test_page_of_a_detector_that_was_trained(config, data, train, gallery,
 
 def test_page_of_a_segmentor(config, checkpoint, gallery):
     path = config('seg')
-    gallery([path, checkpoint(path), '--out', 'new/page.html'])
+    gallery([path, checkpoint(path), '--out', 'new/page.html',
+             '--images', '1'])
     page = Page(Path('new/page.html'))
     check_page(page)
     assert 'The work folder has no log of a training.' in page.text
     assert 'Scores score value aAcc' in page.text and ' mIoU ' in page.text
-    assert len(page.all('input')) == 3
+    assert len(page.all('input')) == 1
     prediction, truth = (picture(i['src']) for i in page.all('img')[:2])
     assert np.abs(prediction.astype(int) - truth).mean() > 1
 
