@@ -1,7 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """The notebook of the documentation."""
 import json
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +21,7 @@ def test_committed_without_outputs():
     pytest.param(SHORT, id='short'),
     pytest.param({}, id='whole', marks=pytest.mark.slow),
 ])
-def test_runs_from_start_to_end(changes, monkeypatch):
+def test_runs_from_start_to_end(changes, monkeypatch, tmp_path):
     """By Jupyter, in a new folder."""
     pytest.importorskip('mmdet')
     nbformat = pytest.importorskip('nbformat')
@@ -30,6 +29,8 @@ def test_runs_from_start_to_end(changes, monkeypatch):
     pytest.importorskip('ipykernel')
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
+    monkeypatch.setenv('JUPYTER_RUNTIME_DIR', str(tmp_path / 'runtime'))
     text = NOTEBOOK.read_text()
     for printed, short in changes.items():
         assert text.count(printed) == 1
@@ -38,7 +39,7 @@ def test_runs_from_start_to_end(changes, monkeypatch):
     nbformat.validate(notebook)
     nbclient.NotebookClient(
         notebook, timeout=900, kernel_name='python3',
-        resources=dict(metadata=dict(path=str(Path.cwd())))).execute()
+        resources=dict(metadata=dict(path=str(tmp_path)))).execute()
 
     outputs = [o for c in notebook.cells for o in c.get('outputs', ())]
     pictures = [o for o in outputs if 'image/png' in o.get('data', {})]
