@@ -19,7 +19,7 @@ def test_docs_build_without_warnings(tmp_path):
         [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', DOCS,
          tmp_path], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for page in DOCS.rglob('*.md'):
+    for page in (*DOCS.rglob('*.md'), *DOCS.rglob('*.ipynb')):
         html = tmp_path / page.relative_to(DOCS).with_suffix('.html')
         assert html.is_file()
 

@@ -11,6 +11,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
+from torch import Tensor
 
 from .checkpoints import check_checkpoint, check_weights
 from .command import (
@@ -84,21 +85,32 @@ def predict(model: nn.Module, cfg: Config, path: str) -> BaseDataElement:
         step for step in _test_dataset(cfg).pipeline
         if 'Annotations' not in type_name(step)
     ]
-    data = Compose(steps)(dict(img_path=path, img_id=0))
+    return predict_data(model, Compose(steps)(dict(img_path=path, img_id=0)))
+
+
+def predict_data(model: nn.Module, data: dict) -> BaseDataElement:
+    """Prediction for an item of a data set, its ground truth kept."""
     with torch.no_grad():
         return model.test_step(pseudo_collate([data]))[0].cpu()
 
 
+def preprocess(model: nn.Module, image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8, RGB -> (1, 3, H, W), as the model gets it in tests."""
+    bgr = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
+    return model.data_preprocessor(dict(inputs=[bgr]), False)['inputs']
+
+
 def draw(cfg: Config, image: np.ndarray, sample: BaseDataElement,
-         out_file: str, score_thr: float) -> None:
+         out_file: str, score_thr: float, truth: bool = False) -> None:
     """Write the picture of a prediction.
 
     Args:
         cfg: Config that the prediction was made with.
         image: (H, W, 3), RGB.
-        sample: From :func:`predict`.
+        sample: From :func:`predict` or :func:`predict_data`.
         out_file: Picture to write.
         score_thr: Objects below this score are left out.
+        truth: Draw the ground truth instead. A classifier's picture has both.
     """
     scope = cfg.default_scope
     use_own_visualizer(cfg)
@@ -122,7 +134,8 @@ def draw(cfg: Config, image: np.ndarray, sample: BaseDataElement,
         'prediction',
         image,
         sample,
-        draw_gt=False,
+        draw_gt=truth,
+        draw_pred=not truth,
         out_file=out_file,
         **options)
 

@@ -10,44 +10,17 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / 'demo/run_demo.py'
 
 
-def write_log(folder, epochs):
-    lines = []
-    for epoch in epochs:
-        for step in (10, 20):
-            lines.append(
-                dict(loss=100. / epoch, epoch=epoch,
-                     iter=(epoch - 1) * 20 + step, step=epoch * 20))
-        lines.append({
-            'coco/bbox_mAP': .1 * epoch,
-            'coco/bbox_mAP_50': .2 * epoch,
-            'step': epoch
-        })
-    log = folder / 'vis_data/scalars.json'
-    log.parent.mkdir(parents=True)
-    log.write_text('\n'.join(map(json.dumps, lines)))
-
-
-def test_curves_of_a_training_that_was_resumed(tmp_path):
-    demo = runpy.run_path(str(SCRIPT))
-    write_log(tmp_path / '20260101_000000', [1, 2])
-    write_log(tmp_path / '20260102_000000', [3, 4])
-    out = tmp_path / 'training.png'
-    axes = demo['plot'](tmp_path, out)
-    assert list(axes[0].lines[0].get_xdata()) == [
-        .5, 1, 1.5, 2, 2.5, 3, 3.5, 4
-    ]
-    assert list(axes[1].lines[0].get_xdata()) == [1, 2, 3, 4]
-    assert list(axes[1].lines[0].get_ydata()) == pytest.approx(
-        [.1, .2, .3, .4])
-    assert cv2.imread(str(out)).std() > 1
-
-
-def test_pictures_are_complete_or_made_again(tmp_path, script, monkeypatch):
+def test_pictures_and_page_are_complete_or_made_again(tmp_path, script,
+                                                      monkeypatch, capsys):
     demo = script('demo/run_demo.py')
     work_dir = tmp_path / 'work'
-    killed = [True]
+    killed, pages = [True], []
 
     def run(name, *args):
+        if name == 'tools/visualization/gallery.py':
+            assert args[args.index('--scores') + 1] == result
+            pages.append(args[args.index('--out') + 1])
+            pages[-1].write_text('')
         if name != 'tools/test.py' or '--show-dir' not in args:
             return
         folder = args[args.index('--show-dir') + 1]
@@ -57,7 +30,6 @@ def test_pictures_are_complete_or_made_again(tmp_path, script, monkeypatch):
             raise KeyboardInterrupt
         (folder / '1.png').write_text('')
 
-    write_log(work_dir / '20260101_000000', [1])
     result = work_dir / 'test/20260101_000000/20260101_000000.json'
     result.parent.mkdir(parents=True)
     keys = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -74,6 +46,9 @@ def test_pictures_are_complete_or_made_again(tmp_path, script, monkeypatch):
         demo.main()
         assert {p.name for p in work_dir.glob('*/*.png')} == {'0.png', '1.png'}
         assert not (work_dir / 'pictures.partial').exists()
+        assert f'page:     {work_dir}/gallery.html\n' in (
+            capsys.readouterr().out)
+    assert pages == [work_dir / 'gallery.html']
 
 
 def test_pictures_become_png(tmp_path):

@@ -5,11 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
-import numpy as np
-import torch
-import torch.nn as nn
 from mmengine.config import Config
-from torch import Tensor
 
 from mmxvit.analysis.attention_maps import (
     CLASS_TOKEN,
@@ -24,7 +20,7 @@ from mmxvit.engine.command import (
     load_config,
     new_file,
 )
-from mmxvit.engine.predict import build_model, read_image
+from mmxvit.engine.predict import build_model, preprocess, read_image
 from mmxvit.utils.allocator import tune_allocator
 
 DEFAULT_SIZE = (224, 224)
@@ -96,12 +92,6 @@ def read_size(words: list[int] | None, cfg: Config,
                 f'number for both, from {smallest} up')
     print(f'input {size[0]} x {size[1]} (size from: {origin})')
     return size
-
-
-def preprocess(model: nn.Module, image: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8, RGB -> (1, 3, H, W), as the model gets it in tests."""
-    bgr = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
-    return model.data_preprocessor(dict(inputs=[bgr]), False)['inputs']
 
 
 @command
