@@ -26,7 +26,7 @@ def operators(function):
     (nn.Conv2d(6, 8, 3, 2, 1), (2, 6, 9, 7)),
     (nn.Conv2d(8, 8, 5, padding=4, dilation=2, groups=8, bias=False),
      (1, 8, 11, 12)),
-    (Linear(256, 512), (2, 16, 17, 256)),
+    (Linear(256, 512), (2, 32, 17, 256)),
 ])
 def test_layer_and_activation(layer, shape, act):
     x = torch.randn(shape)
