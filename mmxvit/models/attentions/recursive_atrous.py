@@ -84,7 +84,7 @@ class RecursiveAtrousSelfAttention(nn.Module):
     def convolve(self, q: Tensor, dilation: int) -> Tensor:
         """The kernel of all dilations: (B, d, H, W) -> the same."""
         padding = dilation
-        if min(q.shape[2:]) < 2 * dilation and not is_traced():
+        if not is_traced() and min(q.shape[2:]) < 2 * dilation:
             # with zeros of its own a CPU takes three times as long here
             q, padding = F.pad(q, (dilation, ) * 4), 0
         return F.conv2d(
