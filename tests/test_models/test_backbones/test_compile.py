@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from mmxvit.models.backbones import FcaFormer, LOLViT, LVT, XFormer
+from mmxvit.models.backbones import LVT, FcaFormer, LOLViT, XFormer
 
 
 @pytest.mark.slow
