@@ -12,7 +12,7 @@ from torch import Tensor
 from .utils import is_traced
 
 # multiply-adds from which on the convolution is faster
-CONV_MACS = 1 << 26
+CONV_MACS = 1 << 27
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

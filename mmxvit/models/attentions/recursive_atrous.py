@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .linear import PointwiseConv
-from .utils import widen
+from .utils import is_traced, widen
 
 
 class RecursiveAtrousSelfAttention(nn.Module):
@@ -81,19 +81,26 @@ class RecursiveAtrousSelfAttention(nn.Module):
                 conv.weight, mode='fan_out', nonlinearity='relu')
         nn.init.zeros_(self.proj.bias)
 
+    def convolve(self, q: Tensor, dilation: int) -> Tensor:
+        """The kernel of all dilations: (B, d, H, W) -> the same."""
+        padding = dilation
+        if not is_traced() and min(q.shape[2:]) < 2 * dilation:
+            # with zeros of its own a CPU takes three times as long here
+            q, padding = F.pad(q, (dilation, ) * 4), 0
+        return F.conv2d(
+            q,
+            self.q_conv.weight,
+            padding=padding,
+            dilation=dilation,
+            groups=q.shape[1])
+
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, d, H, W) -> (B, heads, H W, d / heads) and twice the same of
         the reduced map.
         """
         q = self.q(x)
         one, three, five = (
-            F.silu(
-                F.conv2d(
-                    q,
-                    self.q_conv.weight,
-                    padding=dilation,
-                    dilation=dilation,
-                    groups=q.shape[1])) for dilation in self.dilations)
+            F.silu(self.convolve(q, dilation)) for dilation in self.dilations)
         if self.reduction > 1:
             x = self.norm(self.reduce(x).permute(0, 2, 3, 1))
             x = x.permute(0, 3, 1, 2)
@@ -106,6 +113,8 @@ class RecursiveAtrousSelfAttention(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """A(x), one pass: (B, d, H, W) -> (B, d, H, W)"""
         q, k, v = self.queries_keys_values(x)
+        # a CPU's kernel reads them once for each block of queries
+        k, v = k.contiguous(), v.contiguous()
         with torch.autocast(x.device.type, enabled=False):
             out = F.scaled_dot_product_attention(widen(q), widen(k), widen(v))
         out = out.transpose(1, 2).flatten(2).unflatten(1, x.shape[2:])

@@ -5,6 +5,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..attentions.linear import PointwiseConv
+from ..attentions.utils import is_traced
 from .fused import conv_act, is_observed, layer_act
 from .norm_act import build_act, build_norm
 
@@ -53,12 +54,19 @@ class ConvNormAct(nn.Module):
                 and norm.track_running_stats and not norm.training
                 and not is_observed(self.conv, norm))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride).
+
+        Args:
+            x: The map.
+            gate: (1, C_in, 1, 1), factors of the map's channels. They go into
+                the weights where those are folded anyway.
+        """
         conv, norm = self.conv, self.norm
-        if isinstance(norm, nn.Identity):  # by mmxvit.fuse
-            return layer_act(conv, self.act, x)
         if not self._can_fold():
+            x = x if gate is None else x * gate
+            if isinstance(norm, nn.Identity):  # by mmxvit.fuse
+                return layer_act(conv, self.act, x)
             return self.act(norm(conv(x)))
         scale = (norm.running_var + norm.eps).rsqrt()
         if norm.affine:
@@ -67,8 +75,10 @@ class ConvNormAct(nn.Module):
                 norm.bias, norm.running_mean, scale, value=-1)
         else:
             bias = -norm.running_mean * scale
-        return conv_act(conv, self.act, x,
-                        conv.weight * scale.view(-1, 1, 1, 1), bias)
+        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        if gate is not None:
+            weight = weight * gate
+        return conv_act(conv, self.act, x, weight, bias)
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
         """Convolution, norm and activation as three steps, folded or not."""
@@ -97,11 +107,25 @@ class SqueezeExcite(nn.Module):
         self.act = build_act(act_cfg)
         self.expand = PointwiseConv(squeeze_channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)"""
+    def gate(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 1, 1)"""
         # mean() would divide a map as large as x in the backward pass
         gate = x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
-        return x * self.expand(self.act(self.reduce(gate))).sigmoid()
+        return self.expand(self.act(self.reduce(gate))).sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)"""
+        return x * self.gate(x)
+
+    def before(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """``layer(self(x))``; ``layer`` takes a gate as ConvNormAct does.
+
+        The gate of a single image multiplies weights and not the map.
+        """
+        if (len(x) > 1 or torch.is_grad_enabled() or is_traced()
+                or is_observed(self)):
+            return layer(self(x))
+        return layer(x, self.gate(x))
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
         """Both convolutions; element-wise: the mean and the biases."""
@@ -148,5 +172,5 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)"""
-        out = self.project(self.se(self.depthwise(self.expand(x))))
+        out = self.se.before(self.project, self.depthwise(self.expand(x)))
         return x + out if self.add_identity else out

@@ -33,9 +33,12 @@ class GhostConv(nn.Module):
         self.primary = ConvNormAct(in_channels, half, **conv)
         self.cheap = ConvNormAct(half, half, 5, groups=half, **conv)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H, W)"""
-        x = self.primary(x)
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W); gate: of the input's channels.
+
+        See :meth:`ConvNormAct.forward`.
+        """
+        x = self.primary(x, gate)
         return torch.cat((x, self.cheap(x)), 1)
 
 
@@ -79,5 +82,9 @@ class GhostBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)"""
-        out = self.project(self.se(self.depthwise(self.expand(x))))
+        out = self.depthwise(self.expand(x))
+        if isinstance(self.se, SqueezeExcite):
+            out = self.se.before(self.project, out)
+        else:
+            out = self.project(out)
         return self.shortcut(x) + out

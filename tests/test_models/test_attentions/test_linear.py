@@ -51,7 +51,7 @@ def test_pointwise_is_torchs_convolution(kernel, layout, bias):
 
 def test_large_products_run_as_convolutions():
     layer = Linear(64, 64)
-    few, many = torch.randn(100, 64), torch.randn(1, 128, 128, 64)
+    few, many = torch.randn(100, 64), torch.randn(1, 256, 128, 64)
     with torch.profiler.profile() as profile:
         layer(few)
     names = [event.name for event in profile.events()]

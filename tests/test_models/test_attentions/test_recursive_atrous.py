@@ -71,7 +71,7 @@ MISTAKES = [
     ('(one + three + five, k, v)', '(F.silu(one + three + five), k, v)'),
     ('(one + three + five, k, v)', '((one + three + five) / 3, k, v)'),
     ('(one + three + five, k, v)', '(one + three + five, v, k)'),
-    ('            F.silu(\n', '            torch.clone(\n'),
+    ('F.silu(self.convolve(q', '(self.convolve(q'),
     ('self.norm(self.reduce(x)', '(self.reduce(x)'),
     ('F.scaled_dot_product_attention(widen(q)',
      'F.scaled_dot_product_attention(widen(6 * q)'),

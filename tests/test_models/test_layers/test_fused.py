@@ -4,7 +4,14 @@ import torch
 import torch.nn as nn
 
 from mmxvit.models.attentions.linear import Linear
-from mmxvit.models.layers import FFN, ConvNormAct, build_act, layer_act
+from mmxvit.models.layers import (
+    FFN,
+    ConvNormAct,
+    GhostBlock,
+    InvertedResidual,
+    build_act,
+    layer_act,
+)
 
 FUSED = 'mkldnn::_convolution_pointwise'
 
@@ -26,7 +33,7 @@ def operators(function):
     (nn.Conv2d(6, 8, 3, 2, 1), (2, 6, 9, 7)),
     (nn.Conv2d(8, 8, 5, padding=4, dilation=2, groups=8, bias=False),
      (1, 8, 11, 12)),
-    (Linear(256, 512), (2, 16, 17, 256)),
+    (Linear(256, 512), (2, 32, 17, 256)),
 ])
 def test_layer_and_activation(layer, shape, act):
     x = torch.randn(shape)
@@ -82,3 +89,27 @@ def test_folded_block_without_autograd():
         out, names = operators(lambda: layer(x))
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     assert FUSED in names
+
+
+@pytest.mark.parametrize('block', [
+    InvertedResidual(4, 4, 1, 2, 2, dict(type='BN'), dict(type='SiLU')),
+    GhostBlock(4, 6, 2, True, dict(type='BN'), dict(type='ReLU')),
+])
+def test_gate_of_one_image_goes_into_weights(block):
+    block.eval()
+    x = torch.randn(2, 4, 8, 9)
+    gates = []
+    block.se.expand.register_forward_hook(
+        lambda module, args, out: gates.append(out))
+    with torch.no_grad():
+        both = block(x)
+        for i in range(2):
+            torch.testing.assert_close(
+                block(x[i:i + 1]), both[i:i + 1], rtol=1e-5, atol=1e-5)
+    assert (gates[1] - gates[2]).abs().max() > 0
+    # a hook sees the map behind the gate
+    seen = []
+    block.se.register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.no_grad():
+        block(x[:1])
+    assert len(seen) == 1
