@@ -96,15 +96,45 @@ def drop_in(model: ConfigDict, backbone: type[PyramidBackbone], arch: str,
         model[part][name] = value
 
 
+def recipe(backbone: type[PyramidBackbone], arch: str, host: Host) -> str:
+    """A config that inherits a stock one and puts a backbone into it.
+
+    Configs of mmseg are inherited from a copy, which works with any
+    distribution of it.
+    """
+    cfg = backbone_cfg(backbone, arch, host)
+    channels = backbone(arch, out_indices=host.out_indices).out_channels
+    parts: dict[str, dict] = {}
+    for key, value in host.keys(channels).items():
+        part, name = key.split('.')
+        parts.setdefault(part, {})[name] = value
+    backbone_args = ', '.join(
+        ['_delete_=True', *(f'{k}={v!r}' for k, v in cfg.items())])
+    lines = [f'    backbone=dict(\n        {backbone_args})'
+             if len(backbone_args) > 60 else
+             f'    backbone=dict({backbone_args})']
+    for part, values in parts.items():
+        args = [f'{k}={v!r}' for k, v in sorted(
+            values.items(), key=lambda item: item[0] != 'type')]
+        line = f'    {part}=dict({", ".join(args)})'
+        if len(line) > 77:
+            joint = ',\n        '
+            line = f'    {part}=dict(\n        {joint.join(args)})'
+        lines.append(line)
+    base = host.config.replace('mmseg::', './mmseg_configs/')
+    body = ',\n'.join(lines)
+    return f"_base_ = '{base}'\n\nmodel = dict(\n{body})"
+
+
 def table(backbones: list[tuple[type[PyramidBackbone], str]]) -> str:
-    """Markdown: the keys of each host, a row for each backbone and arch."""
+    """Markdown: for each host a config with the last of the backbones, and
+    the keys of all in a table, a row for each backbone and arch."""
     lines = []
     for host in HOSTS:
         names = list(host.keys((0, ) * len(host.out_indices)))
         lines += [
-            f'**{host.name}**'
-            + (f', `backbone.out_indices={host.out_indices}`'
-               if host.out_indices != _FPN else ''), '',
+            f'### {host.name}', '', '```python',
+            recipe(*backbones[-1], host), '```', '',
             '| backbone | ' + ' | '.join(f'`{n}`' for n in names) + ' |',
             '| --- |' + ' --- |' * len(names)
         ]

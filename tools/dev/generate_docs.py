@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from mmxvit.analysis import drop_in, paper_tables
 from mmxvit.models import backbones
 from mmxvit.models.backbones.base import PyramidBackbone
@@ -37,6 +39,33 @@ def maps() -> str:
         lines.append(f'| `mmxvit.{backbone.__name__}`, `{arch}` | {params:,} '
                      f'| {strides} | {channels} |')
     return '\n'.join(lines)
+
+
+def zoo() -> str:
+    """All models of the metafiles, by task and family."""
+    models = [
+        model for index in sorted(ROOT.glob('configs/*/metafile.yml'))
+        for model in yaml.safe_load(index.read_text())['Models']
+    ]
+    lines = []
+    for task in dict.fromkeys(m['Results'][0]['Task'] for m in models):
+        lines += [f'## {task}', '', '| config | data | parameters | '
+                  'multiply-adds | paper |', '| --- | --- | --- | --- | --- |']
+        for model in models:
+            result, meta = model['Results'][0], model['Metadata']
+            if result['Task'] != task:
+                continue
+            size = meta['FLOPs Image Size']
+            if not isinstance(size, int):
+                size = ' x '.join(map(str, size))
+            figures = ', '.join(f'{value} {key}' for key, value in meta.get(
+                'Paper Results', {}).items())
+            lines.append(
+                f'| `{model["Config"].removeprefix("configs/")}` '
+                f'| {result["Dataset"]} | {meta["Parameters"] / 1e6:.2f} M '
+                f'| {meta["FLOPs"] / 1e9:.2f} G at {size} | {figures} |')
+        lines.append('')
+    return '\n'.join(lines).strip()
 
 
 def paper_table(name: str) -> str:
@@ -67,6 +96,7 @@ def count() -> None:
 
 TABLES: dict[str, Callable[[], str]] = {
     'maps': maps,
+    'zoo': zoo,
     'drop-in': lambda: drop_in.table(archs()),
     **{name: partial(paper_table, name)
        for name in paper_tables.load_tables()},
