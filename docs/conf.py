@@ -3,6 +3,10 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
 
 _root = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_root))  # the reference is that of this clone
@@ -23,3 +27,21 @@ exclude_patterns = ['_build']
 
 html_theme = 'furo'
 html_title = f'mmxvit {release}'
+html_static_path = ['_static']
+html_css_files = ['custom.css']
+html_math_renderer = 'mathml'
+
+
+def _write_math(display: str) -> tuple:
+    """Formulas as MathML, which browsers draw without scripts or network."""
+
+    def visit(translator: Any, node: nodes.Node) -> None:
+        translator.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    return visit, None
+
+
+def setup(app: Any) -> None:
+    app.add_html_math_renderer('mathml', _write_math('inline'),
+                               _write_math('block'))
