@@ -212,7 +212,6 @@ def backbone(clone):
 
 
 PAGES = {
-    'README.md': Page(prepare=detector),
     'docs/faq.md': Page(prepare=classifier_and_logs),
     'docs/user_guides/analysis.md': Page(
         prepare=backbone,
@@ -257,7 +256,7 @@ PAGES = {
                  ' [options of test.py]': '',
                  'PARTITION JOB_NAME CONFIG': 'part job CONFIG'}),
 }
-"""Pages that need something; all others run as they are."""
+"""Pages that need something; all others run as they are, with a detector."""
 
 SHELL = ('bash', 'shell', 'sh', 'console')
 KNOWN = (*SHELL, 'python', 'text', 'bibtex')
@@ -266,7 +265,16 @@ every_page = pytest.mark.parametrize(
 
 
 def settings(page):
-    return PAGES.get(page.relative_to(ROOT).as_posix(), Page())
+    return PAGES.get(page.relative_to(ROOT).as_posix(),
+                     Page(prepare=detector))
+
+
+def replaced(snippet, page):
+    """A block with what is run in place of what is printed."""
+    text = snippet.text
+    for old, new in settings(page).replace.items():
+        text = text.replace(old, new)
+    return snippet._replace(text=text)
 
 
 def reason_not_to_run(command):
@@ -277,7 +285,8 @@ def reason_not_to_run(command):
 def filled(text, page):
     """A shell command without words in capitals."""
     words = {**PLACEHOLDERS, **settings(page).words}
-    return re.sub(r'\b(%s)\b' % '|'.join(words), lambda m: words[m[0]], text)
+    return re.sub(
+        rf'\b({"|".join(words)})\b', lambda m: words[m[0]], text)
 
 
 @every_page
@@ -290,10 +299,8 @@ def test_blocks_are_well_formed(page, monkeypatch):
         elif snippet.language in SHELL:
             subprocess.run(['bash', '-n'], input=snippet.text, text=True,
                            check=True)
-            for command in commands(snippet.text):
-                check_arguments(
-                    re.sub(r' \[options.*?\]|[][]', '', command)
-                    if ' [' in command else command, monkeypatch)
+            for command in commands(replaced(snippet, page).text):
+                check_arguments(command, monkeypatch)
     for command in inline_commands(page):
         check_arguments(command, monkeypatch)
 
@@ -337,10 +344,8 @@ def test_page_runs_as_printed(page):
     clone = ToyClone(Path(), setting.own_data)
     names = dict(__name__='__main__', **(setting.prepare(clone) or {}))
     for snippet in read_snippets(page):
+        snippet = replaced(snippet, page)
         text = snippet.text
-        for old, new in setting.replace.items():
-            text = text.replace(old, new)
-        snippet = snippet._replace(text=text)
         if snippet.language in SHELL:
             clone.bash('\n'.join(
                 filled(command, page) for command in commands(text)
@@ -352,6 +357,20 @@ def test_page_runs_as_printed(page):
             run_block(snippet, names)
             check_types({k: v for k, v in names.items()
                          if before.get(k) is not v})
+
+
+def test_upernet_on_your_own_segmentation_data():
+    """The second block of the page, put into the first as it says."""
+    page = ROOT / 'docs/user_guides/own_segmentation_data.md'
+    config, heads = [s for s in read_snippets(page)
+                     if s.language == 'python'][:2]
+    text = config.text.replace('models/segformer.py', 'models/upernet.py')
+    end = 'loss_decode=dict(avg_non_ignore=True)))'
+    assert text.count(end) == 1
+    clone = ToyClone(Path())
+    cfg = clone.config(config._replace(
+        text=text.replace(end, f'{end[:-1]},\n{heads.text})')))
+    assert cfg.model.auxiliary_head.num_classes == 11
 
 
 def check_types(value):
