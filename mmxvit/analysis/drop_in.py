@@ -129,6 +129,11 @@ def recipe(backbone: type[PyramidBackbone], arch: str, host: Host) -> str:
 def table(backbones: list[tuple[type[PyramidBackbone], str]]) -> str:
     """Markdown: for each host a config with the last of the backbones, and
     the keys of all in a table, a row for each backbone and arch."""
+    maps = {}
+    for backbone, arch in backbones:
+        model = backbone(arch)
+        if len(model.strides) == 4:  # plain ones have one map
+            maps[f'`{backbone.__name__}`, `{arch}`'] = model.out_channels
     lines = []
     for host in HOSTS:
         names = list(host.keys((0, ) * len(host.out_indices)))
@@ -138,13 +143,9 @@ def table(backbones: list[tuple[type[PyramidBackbone], str]]) -> str:
             '| backbone | ' + ' | '.join(f'`{n}`' for n in names) + ' |',
             '| --- |' + ' --- |' * len(names)
         ]
-        for backbone, arch in backbones:
-            model = backbone(arch)
-            if len(model.strides) < 4:  # plain: one map
-                continue
-            channels = tuple(model.out_channels[i] for i in host.out_indices)
-            keys = host.keys(channels)
-            lines.append(f'| `{backbone.__name__}`, `{arch}` | ' +
+        for name, channels in maps.items():
+            keys = host.keys(tuple(channels[i] for i in host.out_indices))
+            lines.append(f'| {name} | ' +
                          ' | '.join(f'`{keys[n]}`' for n in names) + ' |')
         lines.append('')
     return '\n'.join(lines).strip()
