@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-_BLOCK = re.compile(r'^( *)```(\S*)\n(.*?)^\1```$', re.M | re.S)
+_BLOCK = re.compile(r'^( *)```(\S*)[^`\n]*\n(.*?)^\1```$', re.M | re.S)
 
 
 class Snippet(NamedTuple):
@@ -110,6 +110,7 @@ def check_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, 'parse_args', parse_args)
         patch.setattr(sys, 'argv', [script, *words])
+        patch.syspath_prepend((ROOT / script).parent)
         try:
             runpy.run_path(str(ROOT / script), run_name='__main__')
         except _Parsed:

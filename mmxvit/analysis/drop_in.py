@@ -108,11 +108,12 @@ def recipe(backbone: type[PyramidBackbone], arch: str, host: Host) -> str:
     for key, value in host.keys(channels).items():
         part, name = key.split('.')
         parts.setdefault(part, {})[name] = value
-    backbone_args = ', '.join(
+    indices = cfg.pop('out_indices', None)
+    args = ', '.join(
         ['_delete_=True', *(f'{k}={v!r}' for k, v in cfg.items())])
-    lines = [f'    backbone=dict(\n        {backbone_args})'
-             if len(backbone_args) > 60 else
-             f'    backbone=dict({backbone_args})']
+    lines = [f'    backbone=dict({args})' if indices is None else
+             f'    backbone=dict(\n        {args},\n'
+             f'        out_indices={indices})']
     for part, values in parts.items():
         args = [f'{k}={v!r}' for k, v in sorted(
             values.items(), key=lambda item: item[0] != 'type')]

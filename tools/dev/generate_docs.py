@@ -59,7 +59,8 @@ def zoo() -> str:
             if not isinstance(size, int):
                 size = ' x '.join(map(str, size))
             figures = ', '.join(f'{value} {key}' for key, value in meta.get(
-                'Paper Results', {}).items())
+                'Paper Results', {}).items()).replace(
+                    'Top 1 Accuracy', 'top-1')
             lines.append(
                 f'| `{model["Config"].removeprefix("configs/")}` '
                 f'| {result["Dataset"]} | {meta["Parameters"] / 1e6:.2f} M '
