@@ -137,16 +137,18 @@ def table(backbones: list[tuple[type[PyramidBackbone], str]]) -> str:
             maps[f'`{backbone.__name__}`, `{arch}`'] = model.out_channels
     lines = []
     for host in HOSTS:
-        names = list(host.keys((0, ) * len(host.out_indices)))
+        keys = {name: host.keys(tuple(channels[i] for i in host.out_indices))
+                for name, channels in maps.items()}
+        # what is the same in all rows is in the config above
+        names = [n for n in next(iter(keys.values()))
+                 if len({str(k[n]) for k in keys.values()}) > 1]
         lines += [
             f'### {host.name}', '', '```python',
             recipe(*backbones[-1], host), '```', '',
             '| backbone | ' + ' | '.join(f'`{n}`' for n in names) + ' |',
             '| --- |' + ' --- |' * len(names)
         ]
-        for name, channels in maps.items():
-            keys = host.keys(tuple(channels[i] for i in host.out_indices))
-            lines.append(f'| {name} | ' +
-                         ' | '.join(f'`{keys[n]}`' for n in names) + ' |')
+        lines += [f'| {name} | ' + ' | '.join(f'`{row[n]}`' for n in names)
+                  + ' |' for name, row in keys.items()]
         lines.append('')
     return '\n'.join(lines).strip()
