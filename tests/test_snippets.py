@@ -373,6 +373,23 @@ def test_upernet_on_your_own_segmentation_data():
     assert cfg.model.auxiliary_head.num_classes == 11
 
 
+@pytest.mark.parametrize('base', [
+    'lvt/lvt', 'fcaformer/fcaformer-l1', 'cabvit/cabvit-h-l1',
+    'lolvit/lolvit-s'])
+def test_other_classifiers_on_your_own_data(base):
+    """The config of the page, with another base, as it says."""
+    pytest.importorskip('mmpretrain')
+    page = ROOT / 'docs/user_guides/own_classification_data.md'
+    config = next(s for s in read_snippets(page) if s.language == 'python')
+    text = config.text.replace('xformer/xformer', base)
+    if 'lvt/' in base:
+        text = text.replace('num_classes, topk=(1, ))', 'num_classes)')
+    assert text.count('xformer') == 0
+    cfg = ToyClone(Path()).config(config._replace(text=text))
+    assert cfg.model.head.num_classes == 3
+    assert ('topk' in cfg.model.head) == ('lvt/' not in base)
+
+
 def check_types(value):
     """Parts of a config: each type exists and takes these arguments."""
     if isinstance(value, dict):
