@@ -395,15 +395,26 @@ def check_types(value):
     if isinstance(value, dict):
         kind = value.get('type')
         if isinstance(kind, str):
-            inspect.signature(find_type(kind)).bind_partial(
-                **{k: v for k, v in value.items() if k != 'type'})
+            arguments = {k: v for k, v in value.items() if k != 'type'}
+            # of types of one name in several packages one has to fit
+            errors = [refusal(t, arguments) for t in find_types(kind)]
+            if all(errors):
+                raise errors[0]
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for part in value:
             check_types(part)
 
 
-def find_type(name):
+def refusal(kind, arguments):
+    try:
+        inspect.signature(kind).bind_partial(**arguments)
+    except TypeError as error:
+        return error
+    return None
+
+
+def find_types(name):
     scopes = ('mmengine', 'mmdet', 'mmseg', 'mmpretrain')
     names = [name] if '.' in name else [f'{s}.{name}' for s in scopes]
     registries = [r for r in vars(mmengine.registry).values()
@@ -413,7 +424,7 @@ def find_type(name):
         found = [kind for n in names for r in registries
                  if (kind := r.get(n)) is not None]
     assert found, f'{name} is in no registry'
-    return found[0]
+    return found
 
 
 def test_wrong_parts_of_a_config_are_found():
