@@ -212,7 +212,10 @@ def backbone(clone):
 
 
 PAGES = {
-    'docs/faq.md': Page(prepare=classifier_and_logs),
+    'docs/faq.md': Page(
+        prepare=classifier_and_logs,
+        # TorchInductor takes minutes
+        replace={'compile=True': 'compile.backend=eager'}),
     'docs/user_guides/analysis.md': Page(
         prepare=backbone,
         replace={
