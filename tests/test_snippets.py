@@ -216,6 +216,8 @@ PAGES = {
         prepare=classifier_and_logs,
         # TorchInductor takes minutes
         replace={'compile=True': 'compile.backend=eager'}),
+    'docs/models/xformer.md': Page(replace={
+        '--threads 2': '--threads 2 --sizes 64 --rounds 1 --min-time 0'}),
     'docs/user_guides/analysis.md': Page(
         prepare=backbone,
         replace={
