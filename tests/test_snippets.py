@@ -199,6 +199,9 @@ def authors_weights(clone):
                          ('cabvit', 'fcaformer_l1')):
         torch.save(Golden(name).state_dict(), f'{family}.pth')
     clone.shorten(clone.folder / CLASSIFIER)
+    cfg = mmengine.Config.fromfile(CLASSIFIER)
+    cfg.data_preprocessor.num_classes = cfg.model.head.num_classes = 1000
+    cfg.dump(CLASSIFIER)
     return dict(DST='lvt_mmxvit.pth')
 
 
