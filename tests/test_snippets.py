@@ -225,8 +225,7 @@ PAGES = {
         prepare=backbone,
         replace={
             '--sizes 224 512 1024': '--sizes 64 96 --rounds 1 --min-time 0',
-            'shape=(3, 512, 512)': 'shape=(3, 64, 64)',
-            '--checkpoints weights/': '--checkpoints weights'}),
+            'shape=(3, 512, 512)': 'shape=(3, 64, 64)'}),
     'docs/user_guides/attention_maps.md': Page(
         prepare=backbone, replace={"['stages.3']": "['stages']"}),
     'docs/user_guides/bdd100k.md': Page(replace=shorter('epoch_300.pth')),
@@ -256,6 +255,9 @@ PAGES = {
         replace={"'CONFIG'": f"'{PANOPTIC}'",
                  "'CHECKPOINT'": "'weights/panoptic.pth'"}),
     'docs/user_guides/python_api.md': Page(prepare=from_python, fast=True),
+    'docs/user_guides/scaling.md': Page(replace={
+        'mmxvit.LOLViT:s mmxvit.LOLViT:x':
+        'mmxvit.LOLViT:s mmxvit.LOLViT:x --size 64'}),
     'docs/user_guides/toy_data.md': Page(
         replace={"write_dataset('data/shapes'": "write_dataset('data/more'"}),
     'docs/user_guides/train_test.md': Page(
@@ -294,7 +296,7 @@ def filled(text, page):
     """A shell command without words in capitals."""
     words = {**PLACEHOLDERS, **settings(page).words}
     return re.sub(
-        rf'\b({"|".join(words)})\b', lambda m: words[m[0]], text)
+        rf'\b({"|".join(words)})\b(?!=)', lambda m: words[m[0]], text)
 
 
 @every_page

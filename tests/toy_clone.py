@@ -150,13 +150,12 @@ class ToyClone:
         meta = {}
         if heads:
             count = heads[0].num_classes
-            meta = dict(
+            meta['dataset_meta'] = dict(
                 classes=[f'class {i}' for i in range(count)],
                 palette=[(i, i, i) for i in range(count)])
         (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
         torch.save(
-            dict(
-                state_dict=model.state_dict(), meta=dict(dataset_meta=meta)),
+            dict(state_dict=model.state_dict(), meta=meta),
             self.folder / file)
 
     def picture(self, file: str, height: int = 60, width: int = 80) -> None:
