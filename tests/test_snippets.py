@@ -89,6 +89,8 @@ NOT_RUN = {
     r'make': 'sets up an environment, and what it starts there the tests run: '
     'tests/test_tools/test_run_demo.py, tests/test_docs.py, all tests',
     r'python tools/train\.py CONFIG --amp': 'needs a GPU',
+    r'python tools/train\.py .*compile=True':
+    'compiles for minutes: tests/test_models/test_backbones/test_compile.py',
     r'docker': 'needs Docker',
     r'python tools/analysis_tools/paper_tables\.py .*--(latency|plots)':
     'measures for hours; smaller in tests/test_tools/test_paper_tables.py',
@@ -215,10 +217,7 @@ def backbone(clone):
 
 
 PAGES = {
-    'docs/faq.md': Page(
-        prepare=classifier_and_logs,
-        # TorchInductor takes minutes
-        replace={'compile=True': 'compile.backend=eager'}),
+    'docs/faq.md': Page(prepare=classifier_and_logs),
     'docs/models/xformer.md': Page(replace={
         '--threads 2': '--threads 2 --sizes 64 --rounds 1 --min-time 0'}),
     'docs/user_guides/analysis.md': Page(
@@ -249,7 +248,10 @@ PAGES = {
     'docs/user_guides/own_data.md': Page(
         prepare=blood_cells, own_data=True, replace=shorter('epoch_20.pth')),
     'docs/user_guides/own_segmentation_data.md': Page(
-        prepare=streets, own_data=True, replace=shorter('iter_20000.pth')),
+        prepare=streets, own_data=True,
+        replace={**shorter('iter_20000.pth'),
+                 'image_size = (480, 360)': 'image_size = (96, 72)',
+                 'crop_size = (360, 360)': 'crop_size = (64, 64)'}),
     'docs/user_guides/panoptic.md': Page(
         prepare=panoptic,
         replace={"'CONFIG'": f"'{PANOPTIC}'",
