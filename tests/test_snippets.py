@@ -90,7 +90,7 @@ NOT_RUN = {
     'tests/test_tools/test_run_demo.py, tests/test_docs.py, all tests',
     r'python tools/train\.py CONFIG --amp': 'needs a GPU',
     r'python tools/train\.py .*compile=True':
-    'compiles for minutes: tests/test_models/test_backbones/test_compile.py',
+    'compiles for minutes; backbones: tests/test_models/test_backbones',
     r'docker': 'needs Docker',
     r'python tools/analysis_tools/paper_tables\.py .*--(latency|plots)':
     'measures for hours; smaller in tests/test_tools/test_paper_tables.py',
