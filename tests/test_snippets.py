@@ -254,7 +254,8 @@ PAGES = {
                  'crop_size = (360, 360)': 'crop_size = (64, 64)'}),
     'docs/user_guides/panoptic.md': Page(
         prepare=panoptic,
-        replace={"'CONFIG'": f"'{PANOPTIC}'",
+        replace={'--layout coco_panoptic': '--layout coco_panoptic --train 4',
+                 "'CONFIG'": f"'{PANOPTIC}'",
                  "'CHECKPOINT'": "'weights/panoptic.pth'"}),
     'docs/user_guides/python_api.md': Page(prepare=from_python, fast=True),
     'docs/user_guides/scaling.md': Page(replace={
