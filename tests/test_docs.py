@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+import mmxvit
+from mmxvit import registry
+from mmxvit.analysis.drop_in import HOSTS
 from mmxvit.engine.checks import check_channels
 from mmxvit.engine.command import UserError
 
@@ -31,9 +34,25 @@ def test_tables_are_those_of_the_code():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_reference_is_complete():
+    """All types for configs, and what ``import mmxvit`` gives."""
+    pages = '\n'.join(p.read_text() for p in (DOCS / 'api').glob('*.md'))
+    named = re.findall(r'^\.\. auto\w+:: (\S+)$', pages, re.M)
+    assert len(named) == len(set(named))
+    public = {f'mmxvit.{name}' for name in mmxvit.__all__
+              if name != '__version__'}
+    assert public <= set(named)
+    types = set()
+    for name in registry.__all__:
+        own = getattr(registry, name)
+        own.import_from_location()
+        types |= {*own.module_dict, *getattr(own, 'lazy', ())}
+    assert types - {name.rpartition('.')[2] for name in named} == set()
+
+
 def test_drop_in_configs_work_as_printed(tmp_path):
-    """Both inherit from configs of the installed packages."""
-    for package in ('mmdet', 'mmseg'):
+    """They inherit from configs of the installed packages."""
+    for package in ('mmdet', 'mmseg', 'mmpretrain'):
         pytest.importorskip(package)
     page = (DOCS / 'user_guides' / 'drop_in.md').read_text()
     (copy, ) = re.findall(r'^cp .*', page, re.M)
@@ -41,7 +60,7 @@ def test_drop_in_configs_work_as_printed(tmp_path):
     subprocess.run(['bash', '-c', copy], check=True, cwd=tmp_path,
                    env=dict(os.environ, PATH=path), capture_output=True)
     configs = re.findall(r'^```python\n(_base_ = .*?)^```', page, re.M | re.S)
-    assert len(configs) == 2
+    assert len(configs) == len(HOSTS) + 2
     for number, text in enumerate(configs):
         file = tmp_path / f'{number}.py'
         file.write_text(text)
@@ -49,7 +68,11 @@ def test_drop_in_configs_work_as_printed(tmp_path):
         assert cfg.model.backbone.type == 'mmxvit.XFormer'
         check_channels(cfg)
         # what the page says of wrong channels
-        key = 'neck' if 'neck' in cfg.model else 'decode_head'
-        cfg.model[key].in_channels[0] += 1
+        part = next(p for key in ('neck', 'decode_head', 'head')
+                    if 'in_channels' in (p := cfg.model.get(key) or {}))
+        if isinstance(part.in_channels, int):
+            part.in_channels += 1
+        else:
+            part.in_channels = [c + 1 for c in part.in_channels]
         with pytest.raises(UserError, match='in_channels'):
             check_channels(cfg)

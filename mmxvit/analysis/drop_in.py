@@ -96,25 +96,59 @@ def drop_in(model: ConfigDict, backbone: type[PyramidBackbone], arch: str,
         model[part][name] = value
 
 
+def recipe(backbone: type[PyramidBackbone], arch: str, host: Host) -> str:
+    """A config that inherits a stock one and puts a backbone into it.
+
+    Configs of mmseg are inherited from a copy, which works with any
+    distribution of it.
+    """
+    cfg = backbone_cfg(backbone, arch, host)
+    channels = backbone(arch, out_indices=host.out_indices).out_channels
+    parts: dict[str, dict] = {}
+    for key, value in host.keys(channels).items():
+        part, name = key.split('.')
+        parts.setdefault(part, {})[name] = value
+    indices = cfg.pop('out_indices', None)
+    args = ', '.join(
+        ['_delete_=True', *(f'{k}={v!r}' for k, v in cfg.items())])
+    lines = [f'    backbone=dict({args})' if indices is None else
+             f'    backbone=dict(\n        {args},\n'
+             f'        out_indices={indices})']
+    for part, values in parts.items():
+        args = [f'{k}={v!r}' for k, v in sorted(
+            values.items(), key=lambda item: item[0] != 'type')]
+        line = f'    {part}=dict({", ".join(args)})'
+        if len(line) > 77:
+            joint = ',\n        '
+            line = f'    {part}=dict(\n        {joint.join(args)})'
+        lines.append(line)
+    base = host.config.replace('mmseg::', './mmseg_configs/')
+    body = ',\n'.join(lines)
+    return f"_base_ = '{base}'\n\nmodel = dict(\n{body})"
+
+
 def table(backbones: list[tuple[type[PyramidBackbone], str]]) -> str:
-    """Markdown: the keys of each host, a row for each backbone and arch."""
+    """Markdown: for each host a config with the last of the backbones, and
+    the keys of all in a table, a row for each backbone and arch."""
+    maps = {}
+    for backbone, arch in backbones:
+        model = backbone(arch)
+        if len(model.strides) == 4:  # plain ones have one map
+            maps[f'`{backbone.__name__}`, `{arch}`'] = model.out_channels
     lines = []
     for host in HOSTS:
-        names = list(host.keys((0, ) * len(host.out_indices)))
+        keys = {name: host.keys(tuple(channels[i] for i in host.out_indices))
+                for name, channels in maps.items()}
+        # what is the same in all rows is in the config above
+        names = [n for n in next(iter(keys.values()))
+                 if len({str(k[n]) for k in keys.values()}) > 1]
         lines += [
-            f'**{host.name}**'
-            + (f', `backbone.out_indices={host.out_indices}`'
-               if host.out_indices != _FPN else ''), '',
+            f'### {host.name}', '', '```python',
+            recipe(*backbones[-1], host), '```', '',
             '| backbone | ' + ' | '.join(f'`{n}`' for n in names) + ' |',
             '| --- |' + ' --- |' * len(names)
         ]
-        for backbone, arch in backbones:
-            model = backbone(arch)
-            if len(model.strides) < 4:  # plain: one map
-                continue
-            channels = tuple(model.out_channels[i] for i in host.out_indices)
-            keys = host.keys(channels)
-            lines.append(f'| `{backbone.__name__}`, `{arch}` | ' +
-                         ' | '.join(f'`{keys[n]}`' for n in names) + ' |')
+        lines += [f'| {name} | ' + ' | '.join(f'`{row[n]}`' for n in names)
+                  + ' |' for name, row in keys.items()]
         lines.append('')
     return '\n'.join(lines).strip()

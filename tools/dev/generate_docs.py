@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from mmxvit.analysis import drop_in, paper_tables
 from mmxvit.analysis.speed_tables import speed_tables
 from mmxvit.models import backbones
@@ -40,6 +42,34 @@ def maps() -> str:
         lines.append(f'| `mmxvit.{backbone.__name__}`, `{arch}` | {params:,} '
                      f'| {strides} | {channels} |')
     return '\n'.join(lines)
+
+
+def zoo() -> str:
+    """All models of the metafiles, by task and family."""
+    models = [
+        model for index in sorted(ROOT.glob('configs/*/metafile.yml'))
+        for model in yaml.safe_load(index.read_text())['Models']
+    ]
+    lines = []
+    for task in dict.fromkeys(m['Results'][0]['Task'] for m in models):
+        lines += [f'## {task}', '', '| config | data | parameters | '
+                  'multiply-adds | paper |', '| --- | --- | --- | --- | --- |']
+        for model in models:
+            result, meta = model['Results'][0], model['Metadata']
+            if result['Task'] != task:
+                continue
+            size = meta['FLOPs Image Size']
+            if not isinstance(size, int):
+                size = ' x '.join(map(str, size))
+            figures = ', '.join(f'{value} {key}' for key, value in meta.get(
+                'Paper Results', {}).items()).replace(
+                    'Top 1 Accuracy', 'top-1')
+            lines.append(
+                f'| `{model["Config"].removeprefix("configs/")}` '
+                f'| {result["Dataset"]} | {meta["Parameters"] / 1e6:.2f} M '
+                f'| {meta["FLOPs"] / 1e9:.2f} G at {size} | {figures} |')
+        lines.append('')
+    return '\n'.join(lines).strip()
 
 
 def paper_table(name: str) -> str:
@@ -77,6 +107,7 @@ TABLES: dict[str, Callable[[], str]] = {
     'maps': maps,
     **{f'benchmark-{name}': partial(benchmark, name)
        for name in ('cpu-infer', 'cpu-sizes', 'cpu-train', 'cuda')},
+    'zoo': zoo,
     'drop-in': lambda: drop_in.table(archs()),
     **{name: partial(paper_table, name)
        for name in paper_tables.load_tables()},

@@ -22,9 +22,9 @@ class ForwardCrossAttention(nn.Module):
         Q = W_Q x,   K = W_K [x, alpha * x_],   V = W_V [x, alpha * x_]
         out = W_P softmax(Q K^T / sqrt(D) + B) V
 
-    B is a table over (|dy|, |dx|) for regular tokens and one value per cross
-    token (its depth). Only regular tokens ask, so the cost of cross tokens is
-    linear.
+    B is a table over the absolute offsets (dy, dx) for regular tokens and one
+    value per cross token (its depth). Only regular tokens ask, so the cost of
+    cross tokens is linear.
 
     Not in the paper, but in the published models: a LayerNorm on the cross
     tokens. It takes away nearly all of a factor that stands before it.
