@@ -19,5 +19,6 @@ NAMED_SAFE_GLOBALS: bool = _TORCH >= Version('2.7')
 ONNX_EXPORTER: dict[str, Any] = (
     dict(dynamo=False) if _TORCH >= Version('2.5') else {})
 
-# numpy 2 renamed numpy.core
-numpy_core: ModuleType = np._core if hasattr(np, '_core') else np.core
+# numpy 2 renamed numpy.core; a _core of 1.26 is there, but empty
+numpy_core: ModuleType = (
+    np._core if Version(np.__version__).major > 1 else np.core)

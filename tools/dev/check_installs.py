@@ -100,19 +100,23 @@ class Result(NamedTuple):
 
 def closure(names: Iterable[str]) -> dict[str, metadata.Distribution]:
     """Installed distributions of these names and all that they require."""
-    found, todo = {}, list(names)
+    found, todo, done = {}, list(names), set()
     while todo:
-        requirement = Requirement(todo.pop())
-        name = canonicalize_name(requirement.name)
-        if name in found:
+        text = todo.pop()
+        if text in done:
             continue
+        done.add(text)
+        requirement = Requirement(text)
+        name = canonicalize_name(requirement.name)
         try:
             found[name] = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue  # set-up leaves one opencv of several
         for text in found[name].requires or ():
             marker = Requirement(text).marker
-            if marker is None or marker.evaluate({'extra': ''}):
+            if marker is None or any(
+                    marker.evaluate({'extra': extra})
+                    for extra in ('', *requirement.extras)):
                 todo.append(text)
     return found
 
@@ -257,11 +261,17 @@ def try_routes(source: Path, folder: Path, names: list[str]) -> dict:
             install_routes(source, folder).items()):
         print(route, flush=True)
         env = Environment(folder / f'route{i}', names)
-        rows[route] = route_row(env, source, install(env))
+        result = install(env)
+        more = {path.name.partition('-')[0]
+                for path in env.site.glob('*.dist-info')} - {'mmxvit'}
+        if more:  # nothing that is there may be installed again
+            result = Result(False, f'also installs {", ".join(sorted(more))}')
+        rows[route] = route_row(env, source, result)
     return rows
 
 
 def route_row(env: Environment, source: Path, installed: Result) -> dict:
+    """What a route leaves in an environment."""
     row = {'installs': installed}
     if installed.ok:
         row['`.mim`'] = mim_is_complete(env, source)
