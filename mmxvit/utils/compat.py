@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from packaging.version import Version
 
-_TORCH = Version(torch.__version__)
+_torch = Version(torch.__version__)
 
 # torch 2.1 and 2.2 have none
 is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 # torch 2.7 and newer load safe globals under a name of choice
-NAMED_SAFE_GLOBALS: bool = _TORCH >= Version('2.7')
+NAMED_SAFE_GLOBALS: bool = _torch >= Version('2.7')
 
 # torch 2.5 and newer have two exporters; this is that of all versions
 ONNX_EXPORTER: dict[str, Any] = (
-    dict(dynamo=False) if _TORCH >= Version('2.5') else {})
+    dict(dynamo=False) if _torch >= Version('2.5') else {})
 
 # numpy 2 renamed numpy.core; a _core of 1.26 is there, but empty
 numpy_core: ModuleType = (

@@ -157,8 +157,8 @@ class Environment:
         begin = time.monotonic()
         try:
             done = subprocess.run(
-                command, cwd=cwd or self.work, env=env, timeout=LIMIT, text=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                command, cwd=cwd or self.work, env=env, timeout=LIMIT,
+                text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT)
             code, output = done.returncode, done.stdout
         except subprocess.TimeoutExpired:
@@ -281,13 +281,14 @@ def route_row(env: Environment, source: Path, installed: Result) -> dict:
 
 
 def try_mim(source: Path, folder: Path, names: list[str],
-            data: Path) -> tuple[dict, dict]:
+            data: Path, constraints: Path) -> tuple[dict, dict]:
     """Rows of the table of routes, and of that of mim's commands."""
     routes, commands = {}, {}
     for mim, version in MIMS.items():
         print(mim, flush=True)
         env = Environment(folder / mim, names)
-        got = env.pip(f'{mim}=={version}')
+        # pandas, which it requires, would bring a newer numpy
+        got = env.pip('-c', constraints, f'{mim}=={version}')
         for args in ('.', '-e .'):
             name = f'`mim install {args}`, {mim} {version}'
             if not got.ok:
@@ -371,7 +372,7 @@ def try_without(wheel: Path, folder: Path, names: dict[str, str],
                                        if told else result.said)
                     continue
                 if result.ok:
-                    (checkpoint, ) = work.glob('*.pth')
+                    checkpoint = next(work.glob('*_1.pth'), 'none')
                     result = env.run(env.python, tools / 'test.py',
                                      configs[scope], checkpoint)
                 row[task] = result
@@ -424,10 +425,10 @@ def table(rows: dict, first: str, notes: list[str]) -> str:
 
 def versions(names: dict[str, str]) -> dict[str, str]:
     """Versions of the stack, by import name."""
-    found = {m: metadata.version(d) for m, d in names.items()}
-    found['numpy'] = metadata.version('numpy')
-    found['opencv'] = metadata.version('opencv-python')
-    return found
+    shown = {**names, 'numpy': 'numpy'}
+    return {module: metadata.version(shown[module]) for module in (
+        'torch', 'torchvision', 'numpy', 'opencv-python', 'mmengine', 'mmcv',
+        'mmdet', 'mmseg', 'mmpretrain')}
 
 
 def replace_block(text: str, name: str, new: str) -> str:
@@ -483,8 +484,6 @@ def run_tests(jobs: int) -> tuple[bool, str]:
 def run_routes(stack: str, names: dict[str, str],
                found: dict[str, str]) -> tuple[bool, str]:
     """All tables; True if everything is as promised, and how many are."""
-    base = {'pip': 'pip', 'setuptools': 'setuptools', 'wheel': 'wheel',
-            **names}
     kept = ROOT / 'work_dirs' / f'installs-{stack}.log'
     kept.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='installs-') as tmp:
@@ -492,11 +491,12 @@ def run_routes(stack: str, names: dict[str, str],
         try:
             source = copy_of_clone(folder / 'clone')
             configs = toy_configs(folder)
-            routes = try_routes(source, folder, [*base.values()])
+            routes = try_routes(source, folder, [*names.values()])
             mim_routes, commands = try_mim(
-                source, folder, [*base.values()], toy_data(folder))
+                source, folder, [*names.values()], toy_data(folder),
+                ROOT / 'requirements' / f'{stack}_setup.txt')
             (wheel, ) = (folder / 'dist').glob('*.whl')
-            without = try_without(wheel, folder, base, configs)
+            without = try_without(wheel, folder, names, configs)
         finally:  # all output
             shutil.copy(folder / 'log.txt', kept)
     routes.update(mim_routes)
@@ -530,16 +530,19 @@ def toy_data(folder: Path) -> Path:
 
 
 def distributions(stack: str) -> dict[str, str]:
-    """Import names of the stack's packages -> names of distributions."""
-    lines = [
-        line for name in (f'{stack}_setup', stack) for line in
-        (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()]
-    found = {}
-    for module in ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet',
-                   'mmseg', 'mmpretrain'):
-        (found[module], ) = (
-            line.partition('==')[0] for line in lines
-            if re.match(rf'(onedl-)?{module}(ection|mentation)?==', line))
+    """The stack's packages: import names -> names of distributions.
+
+    Those of mmdet and the like; of all others the name is that to install.
+    """
+    found = {'pip': 'pip'}
+    for file in f'{stack}_setup.txt', f'{stack}.txt':
+        for line in (ROOT / 'requirements' / file).read_text().splitlines():
+            if not line.startswith('#'):
+                name = Requirement(line).name
+                module = re.fullmatch(
+                    r'(?:onedl-)?(mm(?:engine|cv|det|seg|pretrain))'
+                    '(?:ection|mentation)?', name)
+                found[module[1] if module else name] = name
     return found
 
 
