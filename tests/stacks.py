@@ -80,13 +80,14 @@ def train(work_dir: Path, epochs: int, resume: Path | None = None) -> Runner:
     runner = build_runner(Config(dict(
         model=dict(type='StacksModel'),
         work_dir=str(work_dir),
+        experiment_name=Path(work_dir).name,  # one for each run
         train_dataloader=data,
         val_dataloader=data,
         val_evaluator=dict(type='StacksMetric'),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         val_cfg=dict(),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=.05)),
-        param_scheduler=dict(type='CosineAnnealingLR', T_max=4),
+        param_scheduler=dict(type='CosineAnnealingLR', T_max=4, end=4),
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(type='CheckpointHook', save_best='loss',
