@@ -103,6 +103,16 @@ def test_wheel_contains_package_and_mim(source, wheel):
     assert names == package | mim_files(source)
 
 
+def test_mim_in_the_folder_that_onedl_mim_takes_for_the_package(
+        source, wheel):
+    """That of the first entry of RECORD, which pip sorts."""
+    folder = min(names_in(wheel)).partition('/')[0]
+    assert folder.endswith('.dist-info')
+    found = {n.removeprefix(f'{folder}/') for n in names_in(wheel)
+             if n.startswith(f'{folder}/.mim/')}
+    assert found == {n.removeprefix('mmxvit/') for n in mim_files(source)}
+
+
 def test_wheel_metadata(wheel):
     info = metadata(wheel)
     version = re.search("'(.+)'", (ROOT / 'mmxvit/version.py').read_text())[1]
