@@ -70,6 +70,11 @@ def explain_import_error(error: Exception) -> str:
             'one of its packages was compiled for another numpy than the '
             f'installed {installed_version(("numpy", ))} ({text}); run: pip '
             'install "numpy<2", or install that package again')
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition('.')[0]
+        return (f'it imports {package}, which is not installed; '
+                + (how_to_install(package) if package in DEPENDENCIES else
+                   f'run: pip install {package}'))
     return f'{type(error).__name__}: {text}'
 
 

@@ -107,6 +107,16 @@ def test_package_compiled_for_another_numpy(installed, error):
     assert line.count('\n') == 0 and 'pip install "numpy<2"' in line
 
 
+def test_missing_module_of_a_package():
+    missing = ModuleNotFoundError(
+        "No module named 'mmpretrain.datasets'", name='mmpretrain.datasets')
+    assert dependencies.explain_import_error(missing).startswith(
+        'it imports mmpretrain, which is not installed; run: pip install "')
+    missing = ModuleNotFoundError("No module named 'ftfy'", name='ftfy')
+    assert dependencies.explain_import_error(missing) == \
+        'it imports ftfy, which is not installed; run: pip install ftfy'
+
+
 def test_other_errors_are_passed_on_in_one_line():
     error = AssertionError('MMCV==2.2.0 is used\n but incompatible')
     assert dependencies.explain_import_error(error) == \

@@ -22,6 +22,7 @@ from mmengine.runner import CheckpointLoader, Runner
 import mmxvit
 from mmxvit.dependencies import explain_import_error
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
+from mmxvit.utils.compat import import_task_package
 
 SCOPES = {
     'mmdet': 'onedl-mmdetection or mmdet',
@@ -201,7 +202,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
                 f'{path}: needs {scope} (its default_scope), which is not '
                 f'installed: pip install {SCOPES[scope]}')
         try:
-            importlib.import_module(f'{scope}.models')
+            import_task_package(scope)
         except Exception as error:  # they assert versions, wheels raise too
             raise UserError(
                 f'{path}: needs {scope} (its default_scope), which cannot be '

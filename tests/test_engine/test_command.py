@@ -134,6 +134,38 @@ def test_task_package_that_cannot_be_imported(tmp_path, monkeypatch):
         load_config(path)
 
 
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_mmpretrain_and_torchvision_may_be_absent(tmp_path, scope):
+    """OneDL's mmseg itself would import the former."""
+    pytest.importorskip(scope)
+    path = write(tmp_path / 'a.py',
+                 f"default_scope = '{scope}'\nmodel = {{}}\n")
+    code = f"""
+import importlib.abc
+import sys
+
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('mmpretrain', 'torchvision'):
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+
+
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in (
+    'mmpretrain', 'torchvision') else real(name, package)
+sys.meta_path.insert(0, Absent())
+from mmxvit.engine.command import load_config
+load_config({str(path)!r})
+assert not any(name.startswith(('mmpretrain', 'torchvision'))
+               for name in sys.modules)
+"""
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                            capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_mmcv_without_operators_is_one_line(tmp_path):
     path = write(tmp_path / 'a.py', "default_scope = 'mmdet'\nmodel = {}\n")
     code = f"""
