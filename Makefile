@@ -1,17 +1,19 @@
 # Everything runs in a virtual environment that the first command makes.
 PYTHON ?= python3
 STACK ?= onedl
-VENV ?= $(or $(MMXVIT_VENV),.venv)
+# one for each stack, so that they do not replace each other
+VENV ?= $(or $(MMXVIT_VENV),.venv$(if $(filter-out onedl,$(STACK)),-$(STACK)))
 # processes that share the tests, about 4 GB of memory each
 TEST_JOBS ?= 2
 
-.PHONY: help setup demo test test-all learn lint docs clean
+.PHONY: help setup demo test test-all learn installs lint docs clean
 
 help:
 	@echo 'make demo      train, test and look at a small detector on toy data'
 	@echo 'make test      run the tests'
 	@echo 'make test-all  also the slow ones'
 	@echo 'make learn     short trainings of every family on toy data'
+	@echo 'make installs  try every way to install this, into docs/installs.md'
 	@echo 'make lint      check style and spelling'
 	@echo 'make docs      build the documentation into docs/_build'
 	@echo 'make setup     only make the environment that all of these run in'
@@ -39,6 +41,9 @@ test-all: setup
 
 learn: setup
 	@'$(VENV)/bin/python' tools/dev/learn.py
+
+installs: setup
+	@'$(VENV)/bin/python' tools/dev/check_installs.py --stack '$(STACK)'
 
 # by python, because scripts name the folder in which they were installed
 lint: setup

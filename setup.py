@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.egg_info import egg_info
 
@@ -50,4 +51,23 @@ class BuildPy(build_py):
         super().run()
 
 
-setup(cmdclass={'egg_info': EggInfo, 'build_py': BuildPy})
+class BdistWheel(bdist_wheel):
+    """Puts a second copy of ``.mim`` beside the metadata.
+
+    OneDL's mim takes the folder that an installed distribution lists first
+    for that of the package.  Of one that is called as its package this is
+    the metadata's.
+    """
+
+    def write_wheelfile(self, folder, *args, **kwargs):
+        super().write_wheelfile(folder, *args, **kwargs)
+        mim = Path(self.bdist_dir, 'mmxvit', '.mim')
+        if mim.is_dir():  # not so for an editable install
+            shutil.copytree(mim, Path(folder, '.mim'))
+
+
+setup(cmdclass={
+    'egg_info': EggInfo,
+    'build_py': BuildPy,
+    'bdist_wheel': BdistWheel
+})

@@ -10,6 +10,7 @@ The check raises RuntimeError and not ImportError: while MMEngine resolves a
 scope such as ``mmxvit.XFormer`` it swallows ImportError and AttributeError
 and would only report that the type "is not in the registry".
 """
+import re
 from importlib import metadata, util
 
 from packaging.version import Version
@@ -45,13 +46,46 @@ def how_to_install(module: str) -> str:
     return f'run: pip install "{first}>={oldest}"{clause}'
 
 
+def explain_import_error(error: Exception) -> str:
+    """Why an installed package cannot be imported, and what to do; one line.
+
+    Args:
+        error: What its import raised.
+    """
+    text = ' '.join(str(error).split())
+    if 'mmcv._ext' in text or 'undefined symbol' in text:
+        dist, version = next(
+            ((d, v) for d in DEPENDENCIES['mmcv'][0]
+             if (v := installed_version((d, )))), ('mmcv', None))
+        pin = f'=={version}' if version else ''
+        state = 'is without its operators' if 'mmcv._ext' in text else \
+            'has operators that were compiled for another torch'
+        return (
+            f'{dist} {version} {state}; compile it for this one: MMCV_WITH_OPS'
+            '=1 pip install --no-build-isolation --no-cache-dir --no-deps '
+            f'--force-reinstall {dist.removesuffix("-lite")}{pin}')
+    if re.search('numpy.dtype size changed|multiarray failed to import|'
+                 '_ARRAY_API not found', text):
+        return (
+            'one of its packages was compiled for another numpy than the '
+            f'installed {installed_version(("numpy", ))} ({text}); run: pip '
+            'install "numpy<2", or install that package again')
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition('.')[0]
+        return (f'it imports {package}, which is not installed; '
+                + (how_to_install(package) if package in DEPENDENCIES else
+                   f'run: pip install {package}'))
+    return f'{type(error).__name__}: {text}'
+
+
 def check_dependencies() -> None:
     """Check what is installed without importing any of it.
 
     Raises:
-        RuntimeError: torch or MMEngine is missing, or one of the packages
-            in ``DEPENDENCIES`` is installed but too old.  The message names
-            every such package and the command that mends it.
+        RuntimeError: torch or MMEngine is missing, one of the packages in
+            ``DEPENDENCIES`` is installed but too old, or numpy too new for
+            torch.  The message names every such package and the command that
+            mends it.
     """
     problems, remedies = [], []
     for module, (dists, oldest, needed) in DEPENDENCIES.items():
@@ -65,6 +99,14 @@ def check_dependencies() -> None:
             dist = next(d for d in dists if installed_version((d, )))
             problems.append(f'{dist} {version} is older than {oldest}')
             remedies.append(f'"{dist}>={oldest}"')
+    # torch's wheels before 2.3 are built with numpy 1: tensors and arrays
+    # cannot be turned into each other beside numpy 2
+    torch, numpy = map(installed_version, (('torch', ), ('numpy', )))
+    if (torch and numpy and Version(torch) < Version('2.3')
+            and Version(numpy).major > 1):
+        problems.append(f'numpy {numpy} does not work with torch {torch}, '
+                        'which was built with numpy 1')
+        remedies.append('"numpy<2"')
     if problems:
         raise RuntimeError(
             f'mmxvit cannot be used: {"; ".join(problems)}. '

@@ -62,7 +62,8 @@ def _explain(error: ImportError) -> str:
     package = (error.name or '').partition('.')[0]
     if (not isinstance(error, ModuleNotFoundError)
             or package not in dependencies.DEPENDENCIES):
-        return f'a package that it needs cannot be imported: {error}'
+        return ('a package that it needs cannot be imported: '
+                f'{dependencies.explain_import_error(error)}')
     return (f'needs {package}, which is not installed; '
             f'{dependencies.how_to_install(package)}')
 

@@ -11,6 +11,7 @@ def installed(monkeypatch):
     """A made-up environment: distribution name -> version."""
     versions = {
         'torch': '2.8.0+cu128',
+        'numpy': '2.2.6',
         'onedl-mmengine': '0.10.12',
         'onedl-mmcv': '2.3.6'
     }
@@ -30,6 +31,8 @@ def test_good_environments(installed):
     installed.clear()  # torch and MMEngine alone serve plain PyTorch users
     installed.update({'torch': '2.1.2', 'mmengine': '0.10.7'})
     dependencies.check_dependencies()
+    installed['numpy'] = '1.26.4'
+    dependencies.check_dependencies()
 
 
 @pytest.mark.parametrize('name, module', [('torch', 'torch'),
@@ -46,13 +49,15 @@ def test_all_that_is_too_old_is_named_once(installed):
     del installed['onedl-mmengine']
     installed['mmengine'] = '0.8.0'
     installed['mmdet'] = '2.28.0'
+    installed['onedl-mmcv'] = '2.0.1'
     with pytest.raises(RuntimeError) as error:
         dependencies.check_dependencies()
     message = str(error.value)
     assert 'mmengine 0.8.0 is older than 0.10.6' in message
+    assert 'onedl-mmcv 2.0.1 is older than 2.1.0' in message
     assert 'mmdet 2.28.0 is older than 3.3.0' in message
-    assert message.endswith(
-        'pip install "mmengine>=0.10.6" "mmdet>=3.3.0"')
+    assert message.endswith('pip install "mmengine>=0.10.6" '
+                            '"onedl-mmcv>=2.1.0" "mmdet>=3.3.0"')
 
 
 def test_a_source_tree_without_metadata_counts_as_installed(
@@ -60,3 +65,59 @@ def test_a_source_tree_without_metadata_counts_as_installed(
     del installed['onedl-mmengine']
     monkeypatch.setattr(util, 'find_spec', lambda name: object())
     dependencies.check_dependencies()
+
+
+def test_numpy_2_beside_a_torch_built_with_numpy_1(installed):
+    installed['torch'] = '2.2.2+cpu'
+    with pytest.raises(RuntimeError) as error:
+        dependencies.check_dependencies()
+    assert str(error.value) == (
+        'mmxvit cannot be used: numpy 2.2.6 does not work with torch '
+        '2.2.2+cpu, which was built with numpy 1. Run: pip install "numpy<2"')
+
+
+@pytest.mark.parametrize('mmcv, said', [
+    ('onedl-mmcv', 'onedl-mmcv==1.7.2'), ('mmcv', 'mmcv==1.7.2'),
+    ('mmcv-lite', 'mmcv==1.7.2'),
+])
+@pytest.mark.parametrize('error, expected', [
+    (ModuleNotFoundError("No module named 'mmcv._ext'"),
+     '1.7.2 is without its operators'),
+    (ImportError('/x/mmcv/_ext.cpython-311-x86_64-linux-gnu.so: undefined '
+                 'symbol: _ZN3c10'), 'compiled for another torch'),
+])
+def test_operators_of_mmcv(installed, mmcv, said, error, expected):
+    del installed['onedl-mmcv']
+    installed[mmcv] = '1.7.2'
+    line = dependencies.explain_import_error(error)
+    assert line.startswith(mmcv) and expected in line
+    assert 'MMCV_WITH_OPS=1 pip install --no-build-isolation' in line
+    assert line.endswith(said)
+
+
+@pytest.mark.parametrize('error', [
+    ValueError('numpy.dtype size changed, may indicate binary\n'
+               'incompatibility. Expected 96 from C header, got 88'),
+    ImportError('numpy.core.multiarray failed to import'),
+    AttributeError('_ARRAY_API not found'),
+])
+def test_package_compiled_for_another_numpy(installed, error):
+    line = dependencies.explain_import_error(error)
+    assert 'compiled for another numpy than the installed 2.2.6' in line
+    assert line.count('\n') == 0 and 'pip install "numpy<2"' in line
+
+
+def test_missing_module_of_a_package():
+    missing = ModuleNotFoundError(
+        "No module named 'mmpretrain.datasets'", name='mmpretrain.datasets')
+    assert dependencies.explain_import_error(missing).startswith(
+        'it imports mmpretrain, which is not installed; run: pip install "')
+    missing = ModuleNotFoundError("No module named 'ftfy'", name='ftfy')
+    assert dependencies.explain_import_error(missing) == \
+        'it imports ftfy, which is not installed; run: pip install ftfy'
+
+
+def test_other_errors_are_passed_on_in_one_line():
+    error = AssertionError('MMCV==2.2.0 is used\n but incompatible')
+    assert dependencies.explain_import_error(error) == \
+        'AssertionError: MMCV==2.2.0 is used but incompatible'

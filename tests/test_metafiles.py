@@ -64,9 +64,18 @@ def test_figures_are_those_of_the_config(model):
     # tests/test_analysis/test_paper_tables.py compares these with the models
     counted = load_counts()[f'{path.parent.name}/{path.stem}']
     size = meta['FLOPs Image Size']
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    size = (size, size) if isinstance(size, int) else tuple(
+        map(int, size.split('x')))
     flops = counted.flops(size, meta.get('FLOPs Counting', 'paper'))
     assert (meta['Parameters'], meta['FLOPs']) == (counted.params, flops)
+
+
+@every_model
+def test_lists_are_of_words(model):
+    """`mim search` turns them into lower case, and ends at a number."""
+    for value in model['Metadata'].values():
+        if isinstance(value, list):
+            assert all(isinstance(item, str) for item in value)
 
 
 @every_model

@@ -2,6 +2,7 @@
 """The logic of set-up, with pip and the compiler replaced by stand-ins."""
 import ast
 import ctypes
+import errno
 import fcntl
 import importlib.util
 import os
@@ -112,17 +113,20 @@ def set_up(clone, tmp_path):
 # ---- keys ------------------------------------------------------------------
 
 ENVIRONMENT_FILES = [
-    f'requirements/{name}.txt'
-    for name in ('onedl_setup', 'onedl', 'runtime', 'deploy', 'tests', 'docs')
-] + ['tools/dev/setup_env.py']
+    'requirements/{stack}_setup.txt', 'requirements/{stack}.txt',
+    'requirements/runtime.txt', 'requirements/deploy.txt',
+    'requirements/tests.txt', 'requirements/docs.txt',
+    'tools/dev/setup_env.py'
+]
 
 
+@pytest.mark.parametrize('stack', setup_env.STACKS)
 @pytest.mark.parametrize('name', ENVIRONMENT_FILES)
-def test_environment_key_follows_each_input(clone, name):
-    before = setup_env.environment_key(clone, 'onedl')
-    with (clone / name).open('a') as stream:
+def test_environment_key_follows_each_input(clone, name, stack):
+    before = setup_env.environment_key(clone, stack)
+    with (clone / name.format(stack=stack)).open('a') as stream:
         stream.write('# changed\n')
-    assert setup_env.environment_key(clone, 'onedl') != before
+    assert setup_env.environment_key(clone, stack) != before
 
 
 def test_environment_key_follows_python_and_machine(clone, monkeypatch):
@@ -166,7 +170,7 @@ def test_each_stack_is_pinned(stack):
 
 
 def test_unknown_stack_names_those_there_are(set_up):
-    with pytest.raises(SetupError, match="no stack 'x', there is: onedl"):
+    with pytest.raises(SetupError, match="no stack 'x', there is: onedl, "):
         set_up(stack='x')
 
 
@@ -381,17 +385,23 @@ def test_one_opencv_is_left(steps, set_up):
 # ---- checks ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize('version', [(3, 6), (3, 9), (3, 13)])
-def test_python_outside_the_range(version):
+@pytest.mark.parametrize('stack, version, last', [
+    ('onedl', (3, 6), 12), ('onedl', (3, 9), 12), ('onedl', (3, 13), 12),
+    ('openmmlab', (3, 9), 11), ('openmmlab', (3, 12), 11),
+])
+def test_python_outside_the_range(stack, version, last):
     with pytest.raises(SetupError, match=(
-            rf'Python 3\.{version[1]} found .*3\.10 to 3\.12 needed.* '
+            rf'Python 3\.{version[1]} found .*3\.10 to 3\.{last} needed.* '
             r'make PYTHON=python3\.11')):
-        setup_env.check_python('onedl', version)
+        setup_env.check_python(stack, version)
 
 
-@pytest.mark.parametrize('version', [(3, 10), (3, 11), (3, 12)])
-def test_python_inside_the_range(version):
-    setup_env.check_python('onedl', version)
+@pytest.mark.parametrize('stack, version', [
+    ('onedl', (3, 10)), ('onedl', (3, 11)), ('onedl', (3, 12)),
+    ('openmmlab', (3, 10)), ('openmmlab', (3, 11)),
+])
+def test_python_inside_the_range(stack, version):
+    setup_env.check_python(stack, version)
 
 
 def test_old_python_can_read_the_script():
@@ -464,6 +474,25 @@ def test_replacing_needs_less_room(good_machine, tmp_path, monkeypatch):
     assert problems(tmp_path, replaces=True) == []
 
 
+@pytest.mark.parametrize('folder, variable', [('venv', 'VENV'),
+                                              ('cache', 'MMXVIT_CACHE')])
+def test_folder_without_write_permission(good_machine, tmp_path, monkeypatch,
+                                         folder, variable):
+    """Root may write anywhere, so the refusal is made up."""
+    make = setup_env.tempfile.TemporaryFile
+
+    def refuse(dir):
+        if Path(dir).name == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return make(dir=dir)
+
+    monkeypatch.setattr(setup_env.tempfile, 'TemporaryFile', refuse)
+    (line, ) = problems(tmp_path)
+    assert line == (f'cannot write to {tmp_path / folder} (Permission denied):'
+                    f' change its permissions or choose another, {variable}='
+                    '...')
+
+
 def test_folder_that_cannot_be_written(good_machine, tmp_path):
     (tmp_path / 'file').touch()
     (line, ) = problems(tmp_path, venv='file/venv')
@@ -493,10 +522,15 @@ def test_failed_step_shows_the_end_of_its_output(tmp_path, capsys):
 
 
 def test_missing_network_is_named(tmp_path):
-    script = 'echo "ERROR: Could not find a version (from versions: none)"; ' \
-        'exit 1'
-    with pytest.raises(SetupError, match='is there a network'):
-        setup_env.run('pip', ['sh', '-c', script], tmp_path / 'log')
+    """Said by pip itself, which asks an address where nobody answers."""
+    command = [sys.executable, '-m', 'pip', '--isolated', 'download',
+               '--no-deps', '--no-cache-dir', '--retries', '0', '--index-url',
+               'http://127.0.0.1:9/simple', '-d', tmp_path, 'mmxvit==999']
+    with pytest.raises(SetupError) as error:
+        setup_env.run('installing torch', command, tmp_path / 'log')
+    (line, ) = str(error.value).splitlines()
+    assert line.startswith('installing torch failed: ERROR: ')
+    assert line.endswith('is there a network, or a proxy to be set?')
 
 
 def test_long_step_shows_that_it_is_alive(tmp_path, capsys, monkeypatch):
@@ -553,7 +587,38 @@ def test_command_line_reports_one_line(clone, tmp_path):
         [sys.executable, clone / 'tools/dev/setup_env.py', '--stack', 'x',
          '--venv', tmp_path / 'venv'], capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr == "set-up: no stack 'x', there is: onedl\n"
+    assert result.stderr == \
+        "set-up: no stack 'x', there is: onedl, openmmlab\n"
+
+
+@pytest.mark.parametrize('variables, folder', [
+    ((), '.venv'),
+    (('STACK=onedl', ), '.venv'),
+    (('STACK=openmmlab', ), '.venv-openmmlab'),
+    (('STACK=openmmlab', 'VENV=/x'), '/x'),
+])
+def test_each_stack_has_its_folder(clone, variables, folder):
+    """Else trying the second one would cost the first."""
+    shutil.copy(ROOT / 'Makefile', clone)
+    env = {k: v for k, v in os.environ.items()
+           if k not in ('MMXVIT_VENV', 'VENV', 'STACK', 'MAKEFLAGS')}
+    text = subprocess.run(['make', '-n', 'setup', *variables], cwd=clone,
+                          check=True, capture_output=True, text=True,
+                          env=env).stdout
+    assert f"--venv '{folder}'" in text
+
+
+def test_folder_without_the_makefile(clone, monkeypatch):
+    made = []
+    monkeypatch.delenv('MMXVIT_VENV', raising=False)
+    monkeypatch.setattr(setup_env, 'ROOT', clone)
+    monkeypatch.setattr(setup_env, 'set_up',
+                        lambda root, venv, *_: made.append(venv.name))
+    monkeypatch.setattr(setup_env.signal, 'signal', lambda *_: None)
+    for argv in ((), ('--stack', 'openmmlab'), ('--venv', 'x')):
+        monkeypatch.setattr(sys, 'argv', ['setup_env.py', *argv])
+        assert setup_env.main() == 0
+    assert made == ['.venv', '.venv-openmmlab', 'x']
 
 
 def test_makefile_runs_python_only():

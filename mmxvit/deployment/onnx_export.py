@@ -12,7 +12,6 @@ import torch
 import torch.nn as nn
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.runner import CheckpointLoader
-from packaging.version import Version
 from torch import Tensor
 
 from mmxvit.analysis.models import (
@@ -23,6 +22,7 @@ from mmxvit.analysis.models import (
 )
 from mmxvit.engine.checkpoints import check_checkpoint, check_weights
 from mmxvit.engine.command import UserError, load_config, use_safe_loading
+from mmxvit.utils.compat import ONNX_EXPORTER
 
 from .fuse import fuse
 
@@ -258,9 +258,6 @@ def export_onnx(model: nn.Module,
     weight = next(model.parameters())
     # of a batch of one, torch would take its size for constant in places
     images = torch.randn(2, 3, *size).to(weight)
-    options = {}
-    if Version(torch.__version__) >= Version('2.5'):
-        options['dynamo'] = False  # the exporter of all versions from 2.1 on
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # on sizes, which are traced
         outputs = raw_outputs(graph.model, images)
@@ -280,7 +277,7 @@ def export_onnx(model: nn.Module,
                     output_names=list(outputs),
                     dynamic_axes=axes,
                     opset_version=opset,
-                    **options)
+                    **ONNX_EXPORTER)
             except (ValueError, RuntimeError) as error:
                 raise UserError(f'torch cannot export this model to opset '
                                 f'{opset}: {error}') from error

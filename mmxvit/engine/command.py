@@ -20,7 +20,9 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 import mmxvit
+from mmxvit.dependencies import explain_import_error
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
+from mmxvit.utils.compat import import_task_package
 
 SCOPES = {
     'mmdet': 'onedl-mmdetection or mmdet',
@@ -160,7 +162,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         UserError: There is no such file (the message has the nearest names),
             a file it builds on is missing or in a package that MMEngine
             cannot find, it has no model, or the package of its
-            ``default_scope`` is not installed.
+            ``default_scope`` is not installed or cannot be imported.
     """
     if not osp.isfile(path):
         similar = ''.join(f'\n  {p}' for p in _similar_configs(Path(path)))
@@ -199,6 +201,12 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
             raise UserError(
                 f'{path}: needs {scope} (its default_scope), which is not '
                 f'installed: pip install {SCOPES[scope]}')
+        try:
+            import_task_package(scope)
+        except Exception as error:  # they assert versions, wheels raise too
+            raise UserError(
+                f'{path}: needs {scope} (its default_scope), which cannot be '
+                f'imported: {explain_import_error(error)}') from error
     if 'pretrained' in options and cfg.model.get('backbone'):
         backbone = cfg.model.backbone
         backbone.pop('init_cfg', None)

@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
+from .compat import NAMED_SAFE_GLOBALS, numpy_core
+
 # Codes of the numpy dtypes that a checkpoint may hold
 _NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
             'f8')
@@ -72,7 +74,6 @@ def _training_state_objects(mmengine: bool) -> dict[str, Any]:
     import numpy as np
     from mmengine.config import ConfigDict
     from mmengine.logging import HistoryBuffer
-    core = np._core if hasattr(np, '_core') else np.core
     known = {
         '_codecs.encode': codecs.encode,
         'argparse.Namespace': argparse.Namespace,
@@ -98,7 +99,7 @@ def _training_state_objects(mmengine: bool) -> dict[str, Any]:
     # numpy 2 renamed numpy.core; files of either must load under either.
     for module in ('numpy.core', 'numpy._core'):
         known[f'{module}.multiarray._reconstruct'] = _empty_array
-        known[f'{module}.multiarray.scalar'] = core.multiarray.scalar
+        known[f'{module}.multiarray.scalar'] = numpy_core.multiarray.scalar
     # A pickled dtype becomes an instance of one of these classes.
     for code in _NUMBERS:
         kind = type(np.dtype(code))
@@ -177,9 +178,7 @@ def _check_sums(path: str) -> None:
 
 
 def _load_weights_only(path: str, map_location: Any, mmengine: bool) -> Any:
-    version = tuple(int(v) for v in re.findall(r'\d+', torch.__version__)[:2])
-    # Safe globals under a name of choice: since torch 2.7.
-    if version < (2, 7):
+    if not NAMED_SAFE_GLOBALS:
         return _load_restricted(path, map_location, mmengine)
     known = [(obj, name)
              for name, obj in _training_state_objects(mmengine).items()]

@@ -1,6 +1,8 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import argparse
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmxvit.engine.checks import check_channels
 from mmxvit.engine.command import (
+    SCOPES,
     UserError,
     _unsynchronise,
     add_config_arguments,
@@ -117,6 +120,66 @@ def test_base_in_a_package_that_mmengine_cannot_find(tmp_path, monkeypatch):
     path = write(tmp_path / 'b.py', '_base_ = []\nimport no_such_module\n')
     with pytest.raises(ModuleNotFoundError, match='no_such_module'):
         load_config(path)
+
+
+def test_task_package_that_cannot_be_imported(tmp_path, monkeypatch):
+    (tmp_path / 'broken').mkdir()
+    (tmp_path / 'broken' / '__init__.py').write_text(
+        'raise AssertionError("MMCV==9 is used")')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(SCOPES, 'broken', 'broken')
+    path = write(tmp_path / 'a.py', "default_scope = 'broken'\nmodel = {}\n")
+    with pytest.raises(UserError, match=r'a\.py: needs broken .* cannot be '
+                       'imported: AssertionError: MMCV==9 is used'):
+        load_config(path)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_mmpretrain_and_torchvision_may_be_absent(tmp_path, scope):
+    """OneDL's mmseg itself would import the former."""
+    pytest.importorskip(scope)
+    path = write(tmp_path / 'a.py',
+                 f"default_scope = '{scope}'\nmodel = {{}}\n")
+    code = f"""
+import importlib.abc
+import sys
+
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('mmpretrain', 'torchvision'):
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+
+
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in (
+    'mmpretrain', 'torchvision') else real(name, package)
+sys.meta_path.insert(0, Absent())
+from mmxvit.engine.command import load_config
+load_config({str(path)!r})
+assert not any(name.startswith(('mmpretrain', 'torchvision'))
+               for name in sys.modules)
+"""
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                            capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_mmcv_without_operators_is_one_line(tmp_path):
+    path = write(tmp_path / 'a.py', "default_scope = 'mmdet'\nmodel = {}\n")
+    code = f"""
+import sys
+sys.modules['mmcv._ext'] = None  # as in a wheel without operators
+from mmxvit.engine.command import command, load_config
+command(lambda argv: load_config({str(path)!r}))()
+"""
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                            capture_output=True, text=True)
+    assert result.returncode == 1
+    (line, ) = result.stderr.splitlines()
+    assert line.startswith(f'error: {path}: needs mmdet')
+    assert 'is without its operators; compile it' in line
 
 
 def test_pure_python_config(tmp_path):

@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # has to be there before them in requirements/<name>_setup.txt.
 STACKS = {
     'onedl': {'python': ((3, 10), (3, 12))},
+    # torch 2.1 has no wheels for 3.12
+    'openmmlab': {'python': ((3, 10), (3, 11))},
 }
 EXTRAS = ('runtime.txt', 'deploy.txt', 'tests.txt', 'docs.txt')
 # what the editable install of this clone is made from
@@ -393,21 +395,23 @@ def main():
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        '--venv', type=Path,
-        default=os.environ.get('MMXVIT_VENV') or ROOT / '.venv',
-        help='default: $MMXVIT_VENV or .venv in the clone')
-    parser.add_argument('--stack', default='onedl')
+        '--venv', type=Path, default=os.environ.get('MMXVIT_VENV') or None,
+        help='default: $MMXVIT_VENV, or in the clone .venv for onedl, and '
+        '.venv-STACK for others')
+    parser.add_argument('--stack', default='onedl',
+                        help=f'one of: {", ".join(STACKS)}')
     parser.add_argument(
         '--print-ci-venv', action='store_true',
         help='print where CI keeps the environment of this state, and stop')
     args = parser.parse_args()
+    venv = args.venv or ROOT / (
+        '.venv' if args.stack == 'onedl' else f'.venv-{args.stack}')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if args.print_ci_venv:
             print(ci_venv(ROOT, args.stack, cache_dir()))
         else:
-            set_up(ROOT, Path(args.venv).expanduser().resolve(), args.stack,
-                   cache_dir())
+            set_up(ROOT, venv.expanduser().resolve(), args.stack, cache_dir())
     except (SetupError, OSError) as e:
         for line in str(e).splitlines():
             print(f'set-up: {line}', file=sys.stderr)

@@ -2,8 +2,7 @@
 import torch
 from torch import Tensor
 
-# torch 2.1 and 2.2 have none
-_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+from mmxvit.utils.compat import is_compiling
 
 
 def widen(x: Tensor) -> Tensor:
@@ -13,4 +12,4 @@ def widen(x: Tensor) -> Tensor:
 
 def is_traced() -> bool:
     """Whether what runs becomes a graph that other sizes use as well."""
-    return torch.jit.is_tracing() or _is_compiling()
+    return torch.jit.is_tracing() or is_compiling()

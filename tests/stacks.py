@@ -1,0 +1,106 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""A training that gives the same on every stack, and its checkpoints.
+
+``data/stacks/NAME.pth`` is what it leaves after two of four epochs on the
+stack of that name::
+
+    python -m tests.stacks NAME
+
+The training has what a checkpoint can hold: BatchNorm, the optimizer's and
+the scheduler's state, the log, and the best value of a metric.
+"""
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmxvit.engine.command import build_runner
+
+FOLDER = Path(__file__).parent / 'data' / 'stacks'
+
+
+@MODELS.register_module(name='StacksModel', force=True)
+class Model(BaseModel):
+    """Convolution, BatchNorm, mean square; starts from fixed weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, bias=False)
+        self.norm = nn.BatchNorm2d(3)
+        with torch.no_grad():
+            self.conv.weight.copy_(
+                torch.linspace(-1, 1, 54).view_as(self.conv.weight))
+
+    def forward(self, image: Tensor, mode: str = 'tensor') -> object:
+        image = torch.stack(list(image))
+        loss = (self.norm(self.conv(image)) - 1).pow(2).mean()
+        return dict(loss=loss) if mode == 'loss' else [loss]
+
+
+@DATASETS.register_module(name='StacksData', force=True)
+class Data(Dataset):
+    """Four images of sines."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        return dict(image=torch.arange(2 * 5 * 6).view(2, 5, 6).mul(
+            i + 1.).sin())
+
+
+@METRICS.register_module(name='StacksMetric', force=True)
+class Metric(BaseMetric):
+    """The loss, as a number of numpy."""
+
+    def process(self, data_batch: dict, data_samples: list) -> None:
+        self.results.append(float(data_samples[0]))
+
+    def compute_metrics(self, results: list) -> dict[str, np.float64]:
+        return dict(loss=np.float64(np.mean(results)))
+
+
+def train(work_dir: Path, epochs: int, resume: Path | None = None) -> Runner:
+    """Train up to that epoch, from the start or from a checkpoint."""
+    data = dict(
+        batch_size=2, dataset=dict(type='StacksData'),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'))
+    runner = build_runner(Config(dict(
+        model=dict(type='StacksModel'),
+        work_dir=str(work_dir),
+        experiment_name=Path(work_dir).name,  # one for each run
+        train_dataloader=data,
+        val_dataloader=data,
+        val_evaluator=dict(type='StacksMetric'),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        val_cfg=dict(),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=.05)),
+        param_scheduler=dict(type='CosineAnnealingLR', T_max=4, end=4),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(type='CheckpointHook', save_best='loss',
+                            rule='less')),
+        load_from=resume and str(resume),
+        resume=resume is not None)))
+    runner.train()
+    return runner
+
+
+if __name__ == '__main__':
+    with tempfile.TemporaryDirectory() as folder:
+        train(Path(folder), 2)
+        FOLDER.mkdir(exist_ok=True)
+        shutil.copy(Path(folder) / 'epoch_2.pth',
+                    FOLDER / f'{sys.argv[1]}.pth')
