@@ -88,6 +88,8 @@ def _post_op(act: nn.Module, x: Tensor) -> str | None:
     if (_CONV is None or type(x) is not Tensor or x.dtype != torch.float32
             or not x.is_cpu or torch.is_grad_enabled() or is_traced()
             or torch._C._is_any_autocast_enabled()
+            # FlopCounterMode and its like know ordinary operators only
+            or torch._C._len_torch_dispatch_stack()
             or not torch._C._get_mkldnn_enabled()
             or getattr(act, 'approximate', 'none') != 'none'):
         return None

@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn as nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmxvit.models.attentions.linear import Linear
 from mmxvit.models.layers import (
@@ -113,3 +114,10 @@ def test_gate_of_one_image_goes_into_weights(block):
     with torch.no_grad():
         block(x[:1])
     assert len(seen) == 1
+
+
+def test_flops_are_counted_without_autograd():
+    layer = ConvNormAct(4, 8, 3, act_cfg=dict(type='SiLU')).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        layer(torch.randn(1, 4, 9, 7))
+    assert counter.get_total_flops() == 2 * 8 * 4 * 9 * 63
