@@ -90,7 +90,8 @@ def paper_page(paper: str) -> str:
 
 def benchmark(name: str) -> str:
     """Tables of all files whose names begin so."""
-    return speed_tables(sorted(BENCHMARKS.glob(f'{name}*.csv')))
+    files = sorted(BENCHMARKS.glob(f'{name}*.csv'), key=lambda f: f.stem)
+    return speed_tables(files)
 
 
 def count() -> None:
