@@ -91,7 +91,7 @@ def paper_page(paper: str) -> str:
 def benchmark(name: str) -> str:
     """Tables of all files whose names begin so."""
     files = sorted(BENCHMARKS.glob(f'{name}*.csv'), key=lambda f: f.stem)
-    return speed_tables(files)
+    return speed_tables(files) or 'Not measured yet.'
 
 
 def count() -> None:
