@@ -126,11 +126,31 @@ def test_tables_are_of_the_pinned_versions(stack):
         row = dict(zip(columns, row, strict=False))
         assert all(row[m] == pinned[m] for m in columns if m in pinned)
     page = (ROOT / 'docs' / 'installs.md').read_text()
-    (block, ) = re.findall(
-        rf'<!-- checked: {stack} -->\n(.*?)<!-- end -->', page, re.S)
-    assert bool(block.strip()) == any(row[-1] != 'not run' for row in rows)
-    for module, version in pinned.items() if block.strip() else ():
-        assert re.search(rf'\b{module} {re.escape(version)}\b', block)
+    blocks = [re.search(
+        rf'<!-- checked: {stack}-{part} -->\n(.*?)<!-- end -->', page,
+        re.S)[1].strip() for part in check_installs.PARTS]
+    assert any(blocks) == any(row[-1] != 'not run' for row in rows)
+    for block in filter(None, blocks):
+        for module, version in pinned.items():
+            assert re.search(rf'\b{module} {re.escape(version)}\b', block)
+
+
+def test_checks_of_all_parts_are_counted():
+    page = '''
+<!-- checked: x-pip -->
+
+2026, torch 2: 3 of 4 checks passed.
+<!-- end -->
+<!-- checked: x-mim -->
+<!-- end -->
+<!-- checked: y-mim -->
+2026: 1 of 1 checks passed.
+<!-- end -->
+<!-- checked: x-without -->
+
+2026: 10 of 10 checks passed.
+'''
+    assert check_installs.checks_passed(page, 'x') == '13 of 14'
 
 
 @pytest.mark.skipif(not (ROOT / '.git').exists(), reason='not a clone')

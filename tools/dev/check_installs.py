@@ -81,6 +81,7 @@ TASKS = {
     'mmseg': 'segmentation',
     'mmpretrain': 'classification'
 }
+PARTS = ['pip', 'mim', 'without']
 LIMIT = 900  # seconds for a command
 DEMO = 'yolov3_xformer_1xb4-256-16e_shapes.py'
 
@@ -341,7 +342,7 @@ def mim_commands(env: Environment, clone: Path | None, data: Path) -> dict:
     return row
 
 
-def try_without(wheel: Path, folder: Path, names: dict[str, str],
+def try_without(source: Path, folder: Path, names: dict[str, str],
                 configs: dict[str, Path]) -> dict:
     """Train and test on toy data where packages are absent."""
     rows = {}
@@ -358,7 +359,7 @@ def try_without(wheel: Path, folder: Path, names: dict[str, str],
             if not row['installs'].ok:
                 break
         else:
-            row['installs'] = env.pip(wheel)
+            row['installs'] = env.pip(source)
         if row['installs'].ok:
             tools = env.site / 'mmxvit' / '.mim' / 'tools'
             for scope, task in TASKS.items():
@@ -481,45 +482,53 @@ def run_tests(jobs: int) -> tuple[bool, str]:
     return process.returncode == 0, ', '.join(counts)
 
 
-def run_routes(stack: str, names: dict[str, str],
-               found: dict[str, str]) -> tuple[bool, str]:
-    """All tables; True if everything is as promised, and how many are."""
-    kept = ROOT / 'work_dirs' / f'installs-{stack}.log'
+def run_part(part: str, stack: str, names: dict[str, str],
+             found: dict[str, str]) -> bool:
+    """Try a part, write its tables; True if everything is as promised."""
+    kept = ROOT / 'work_dirs' / f'installs-{stack}-{part}.log'
     kept.parent.mkdir(exist_ok=True)
+    dists = [*names.values()]
     with tempfile.TemporaryDirectory(prefix='installs-') as tmp:
         folder = Path(tmp)
         try:
             source = copy_of_clone(folder / 'clone')
-            configs = toy_configs(folder)
-            routes = try_routes(source, folder, [*names.values()])
-            mim_routes, commands = try_mim(
-                source, folder, [*names.values()], toy_data(folder),
-                ROOT / 'requirements' / f'{stack}_setup.txt')
-            (wheel, ) = (folder / 'dist').glob('*.whl')
-            without = try_without(wheel, folder, names, configs)
+            if part == 'pip':
+                tables = {'way': try_routes(source, folder, dists)}
+            elif part == 'mim':
+                routes, commands = try_mim(
+                    source, folder, dists, toy_data(folder),
+                    ROOT / 'requirements' / f'{stack}_setup.txt')
+                tables = {'way': routes, 'commands of mim': commands}
+            else:
+                tables = {'absent': try_without(
+                    source, folder, names, toy_configs(folder))}
         finally:  # all output
-            shutil.copy(folder / 'log.txt', kept)
-    routes.update(mim_routes)
-    notes: list[str] = []
-    parts = [
-        '#### Ways to install', '', table(routes, 'way', notes), '',
-        '#### Commands of mim', '', table(commands, 'mim, installed by',
-                                          notes), '',
-        '#### Without a package', '', table(without, 'absent', notes)
-    ]
-    if notes:
-        parts += ['', *(f'{i}. `{note}`' for i, note in enumerate(notes, 1))]
-    cells = [r for t in (routes, commands, without) for row in t.values()
-             for r in row.values()]
-    good = sum(r.ok for r in cells)
+            if (folder / 'log.txt').exists():
+                shutil.copy(folder / 'log.txt', kept)
+    results = [r for rows in tables.values() for row in rows.values()
+               for r in row.values()]
     used = ', '.join(f'{k} {v}' for k, v in found.items())
-    head = [f'{datetime.date.today()}, Python {platform.python_version()}, '
-            f'pip {metadata.version("pip")}, {used}. {good} of {len(cells)} '
-            'checks passed.', '']
-    page = PAGE.read_text()
-    PAGE.write_text(replace_block(page, stack, '\n'.join(head + parts)))
-    failed = [r for r in cells if r.expected and not r.ok]
-    return not failed, f'{good} of {len(cells)}'
+    notes: list[str] = []
+    lines = [
+        f'{datetime.date.today()}, Python {platform.python_version()}, pip '
+        f'{metadata.version("pip")}, {used}: {sum(r.ok for r in results)} of '
+        f'{len(results)} checks passed.']
+    for first, rows in tables.items():
+        lines += ['', table(rows, first, notes)]
+    if notes:
+        lines += ['', *(f'{i}. `{note}`' for i, note in enumerate(notes, 1))]
+    PAGE.write_text(replace_block(
+        PAGE.read_text(), f'{stack}-{part}', '\n'.join(lines)))
+    return all(r.ok for r in results if r.expected)
+
+
+def checks_passed(page: str, stack: str) -> str:
+    """Checks of all parts on the page that passed, and how many there are."""
+    found = [re.search(
+        rf'<!-- checked: {stack}-{part} -->\s+[^\n]*: (\d+) of (\d+) checks',
+        page) for part in PARTS]
+    counts = [map(int, match.groups()) for match in found if match]
+    return ' of '.join(str(sum(x)) for x in zip(*counts, strict=True))
 
 
 def toy_data(folder: Path) -> Path:
@@ -553,8 +562,9 @@ def main() -> None:
         '--stack', default='onedl',
         help='the stack of this environment (default: %(default)s)')
     parser.add_argument(
-        '--parts', nargs='+', choices=['routes', 'tests'], default=['routes'],
-        help='ways to install, or the tests of `make test` (default: routes)')
+        '--parts', nargs='+', choices=[*PARTS, 'tests'], default=PARTS,
+        help='pip: by pip; mim: by mim, and its commands; without: without '
+        'some packages; tests: those of `make test` (default: all but tests)')
     parser.add_argument(
         '--jobs', type=int, default=2, help='processes that share the tests')
     args = parser.parse_args()
@@ -562,9 +572,13 @@ def main() -> None:
     found = versions(names)
     cells, good = {}, True
     for part in args.parts:
-        ok, said = (run_routes(args.stack, names, found) if part == 'routes'
-                    else run_tests(args.jobs))
-        cells[part] = f'{said} ({datetime.date.today()})'
+        if part == 'tests':
+            ok, said = run_tests(args.jobs)
+            cells['tests'] = f'{said} ({datetime.date.today()})'
+        else:
+            ok = run_part(part, args.stack, names, found)
+            said = checks_passed(PAGE.read_text(), args.stack)
+            cells['routes'] = f'{said} ({datetime.date.today()})'
         good = good and ok
     README.write_text(
         stack_row(README.read_text(), args.stack, found, cells))
