@@ -134,10 +134,13 @@ class FastWindowAttention(nn.Module):
         columns = x.sum(1, dtype=dtype) / x.shape[1]
         if self.window == 1:
             return columns
-        # avg_pool1d would do, but OpenVINO has none wider than the map
+        # avg_pool1d would do, but OpenVINO has none wider than the map. Padding
+        # of a fixed width keeps one compiled graph for all remainders.
         width = columns.shape[1]
-        sums = F.pad(columns, (0, 0, 0, -width % self.window)).unflatten(
-            1, (-1, self.window)).sum(2)
+        num_keys = (width + self.window - 1) // self.window
+        padded = F.pad(columns, (0, 0, 0, self.window - 1))
+        sums = padded[:, :num_keys * self.window].unflatten(
+            1, (num_keys, self.window)).sum(2)
         counts = torch.arange(width, 0, -self.window, device=x.device)
         return sums / counts.clamp(max=self.window).unsqueeze(1)
 

@@ -10,11 +10,7 @@ from mmxvit.models.backbones import LVT, FcaFormer, LOLViT, XFormer
     (LVT, 'lvt'),
     (FcaFormer, 'l2'),
     (XFormer, 'xformer'),
-    pytest.param(
-        LOLViT,
-        'x',
-        marks=pytest.mark.xfail(
-            strict=True, reason='a graph for each remainder of its windows')),
+    (LOLViT, 'x'),
 ])
 def test_few_graphs_for_many_sizes(backbone, arch):
     """With dynamic=True at most two recompilations for five sizes."""
