@@ -54,7 +54,7 @@ def measure_speed(rows: list[Row], settings: Settings, tuned: bool,
         measured = measure_memory(models[source], settings, tuned)
         peaks[source] = {s: m['peak_live'] for s, m in measured.items()}
     env = environment(settings.device)
-    steps = min(len(values) for values in seconds.values() if values)
+    steps = min((len(v) for v in seconds.values() if v), default=0)
     about = (
         f'Measured here: medians of at least {steps} steps in turns, batch '
         f'{settings.batch}, {settings.dtype}, {env["device_name"]}, ' +

@@ -133,6 +133,8 @@ def plot_over_size(rows: list[dict[str, Any]], columns: tuple[str, ...],
                        *(r[c] for c in columns))
                       for r in rows
                       if r['model'] == name and r[columns[0]] != OUT_OF_MEMORY)
+        if not mine:
+            continue
         side, *values = zip(*mine, strict=True)
         line, = axes.plot(
             side, values[len(values) // 2], marker='o', label=name)

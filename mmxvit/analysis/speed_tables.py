@@ -74,7 +74,7 @@ def _run(rows: list[dict[str, str]]) -> list[str]:
 
 def _about(rows: list[dict[str, str]]) -> str:
     row = rows[0]
-    steps = [int(r['steps']) for r in rows if r['steps'].isdigit()]
+    steps = [int(r['steps']) for r in rows if r['steps'] not in ('', '0')]
     words = [
         dict(infer='Inference', train='Training: forward and backward')[
             row['mode']], f'batch {row["batch"]}', row['dtype']

@@ -327,3 +327,6 @@ def test_sizes_too_large_for_a_gpu(monkeypatch, capsys, tmp_path):
     assert rows['LOLViT:s', '64']['ratio'] == ''
     assert 'OOM' in capsys.readouterr().out
     assert plot.exists()
+    # at no size enough for one of the two
+    run_tool(monkeypatch, FULL, 'mmxvit.LOLViT:s', '--sizes', '64',
+             '--no-memory', '--plot', str(tmp_path / 'c.png'), *QUICK)

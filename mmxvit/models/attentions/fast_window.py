@@ -134,8 +134,8 @@ class FastWindowAttention(nn.Module):
         columns = x.sum(1, dtype=dtype) / x.shape[1]
         if self.window == 1:
             return columns
-        # avg_pool1d would do, but OpenVINO has none wider than the map. Padding
-        # of a fixed width keeps one compiled graph for all remainders.
+        # avg_pool1d would do, but OpenVINO has none wider than the map; a
+        # padding of fixed width keeps one compiled graph for all remainders
         width = columns.shape[1]
         num_keys = (width + self.window - 1) // self.window
         padded = F.pad(columns, (0, 0, 0, self.window - 1))

@@ -84,8 +84,8 @@ class RecursiveAtrousSelfAttention(nn.Module):
     def convolve(self, q: Tensor, dilation: int) -> Tensor:
         """The kernel of all dilations: (B, d, H, W) -> the same."""
         padding = dilation
-        if not is_traced() and min(q.shape[2:]) < 2 * dilation:
-            # with zeros of its own a CPU takes three times as long here
+        if q.is_cpu and not is_traced() and min(q.shape[2:]) < 2 * dilation:
+            # with zeros of its own it takes three times as long here
             q, padding = F.pad(q, (dilation, ) * 4), 0
         return F.conv2d(
             q,
@@ -113,8 +113,8 @@ class RecursiveAtrousSelfAttention(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """A(x), one pass: (B, d, H, W) -> (B, d, H, W)"""
         q, k, v = self.queries_keys_values(x)
-        # a CPU's kernel reads them once for each block of queries
-        k, v = k.contiguous(), v.contiguous()
+        if x.is_cpu:  # its kernel reads them once for each block of queries
+            k, v = k.contiguous(), v.contiguous()
         with torch.autocast(x.device.type, enabled=False):
             out = F.scaled_dot_product_attention(widen(q), widen(k), widen(v))
         out = out.transpose(1, 2).flatten(2).unflatten(1, x.shape[2:])

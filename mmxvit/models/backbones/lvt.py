@@ -57,7 +57,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, d, H, W) -> (B, d, H, W)"""
         last = self.fc1
-        if isinstance(self.depthwise, nn.Conv2d):
+        if not isinstance(self.depthwise, nn.Identity):
             x, last = self.fc1(x), self.depthwise
         return self.fc2(layer_act(last, self.act, x))
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..attentions.linear import PointwiseConv
 from ..attentions.utils import is_traced
-from .fused import conv_act, is_observed, layer_act
+from .fused import conv_act, is_observed, is_plain, layer_act
 from .norm_act import build_act, build_norm
 
 
@@ -26,6 +26,8 @@ class ConvNormAct(nn.Module):
         norm_cfg: See :func:`build_norm`.
         act_cfg: See :func:`build_act`; None for no activation.
     """
+
+    takes_gate = True  # as a second argument
 
     def __init__(self,
                  in_channels: int,
@@ -50,7 +52,8 @@ class ConvNormAct(nn.Module):
     def _can_fold(self) -> bool:
         """BatchNorm in eval mode, and nobody listens to the two steps."""
         norm = self.norm
-        return (isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
+        return (is_plain(self.conv)
+                and isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
                 and norm.track_running_stats and not norm.training
                 and not is_observed(self.conv, norm))
 
@@ -59,12 +62,14 @@ class ConvNormAct(nn.Module):
 
         Args:
             x: The map.
-            gate: (1, C_in, 1, 1), factors of the map's channels. They go into
-                the weights where those are folded anyway.
+            gate: (1, C_in, 1, 1), factors of the channels of ``x``. They go
+                into the weights where those are folded anyway.
         """
         conv, norm = self.conv, self.norm
-        if not self._can_fold():
-            x = x if gate is None else x * gate
+        can_fold = self._can_fold()
+        if gate is not None and (not can_fold or conv.groups > 1):
+            x, gate = x * gate, None
+        if not can_fold:
             if isinstance(norm, nn.Identity):  # by mmxvit.fuse
                 return layer_act(conv, self.act, x)
             return self.act(norm(conv(x)))
@@ -118,12 +123,14 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(x)
 
     def before(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """``layer(self(x))``; ``layer`` takes a gate as ConvNormAct does.
+        """``layer(self(x))``.
 
-        The gate of a single image multiplies weights and not the map.
+        The gate of a single image multiplies weights and not the map, if the
+        layer takes one and nobody listens.
         """
-        if (len(x) > 1 or torch.is_grad_enabled() or is_traced()
-                or is_observed(self)):
+        if (len(x) != 1 or torch.is_grad_enabled() or is_traced()
+                or not getattr(layer, 'takes_gate', False)
+                or is_observed(self, *layer.modules())):
             return layer(self(x))
         return layer(x, self.gate(x))
 

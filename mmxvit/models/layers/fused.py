@@ -8,8 +8,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
-from ..attentions.linear import as_map, is_small
+from ..attentions.linear import Linear, PointwiseConv, as_map, is_small
 from ..attentions.utils import is_traced
 from .norm_act import GELU, SiLU
 
@@ -17,6 +19,7 @@ from .norm_act import GELU, SiLU
 # build of torch
 _CONV = getattr(torch.ops.mkldnn, '_convolution_pointwise', None)
 # exact classes; one derived from them may do something else
+_LAYERS = (nn.Conv2d, PointwiseConv, nn.Linear, Linear)
 _POST_OPS = {
     nn.Identity: 'none',
     nn.ReLU: 'relu',
@@ -41,7 +44,7 @@ def conv_act(conv: nn.Conv2d, act: nn.Module, x: Tensor, weight: Tensor,
     Returns:
         (B, C_out, H', W')
     """
-    post_op = _post_op(act, x)
+    post_op = x.dim() == 4 and _post_op(act, x, weight)
     if not post_op:
         return act(
             F.conv2d(x, weight, bias, conv.stride, conv.padding,
@@ -50,15 +53,16 @@ def conv_act(conv: nn.Conv2d, act: nn.Module, x: Tensor, weight: Tensor,
                  conv.groups, post_op, [], 'none')
 
 
-def layer_act(layer: nn.Linear | nn.Conv2d, act: nn.Module,
-              x: Tensor) -> Tensor:
-    """``act(layer(x))``; where one of them has hooks, both are called."""
-    if is_observed(layer, act):
+def layer_act(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
+    """``act(layer(x))``, where these two do nothing else in one operator."""
+    if not is_plain(layer) or is_observed(layer, act):
+        return act(layer(x))
+    post_op = _post_op(act, x, layer.weight)
+    if not post_op:
         return act(layer(x))
     if isinstance(layer, nn.Conv2d):
         return conv_act(layer, act, x, layer.weight, layer.bias)
-    post_op = _post_op(act, x)
-    if not post_op or is_small(x, layer.weight):
+    if is_small(x, layer.weight):
         return act(layer(x))
     out = _CONV(
         as_map(x), layer.weight[..., None, None], layer.bias, (0, 0), (1, 1),
@@ -76,17 +80,38 @@ class FFN(nn.Sequential):
             x = module(x)
         return fc2(layer_act(fc1, act, x))
 
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        """A layer, or some of them in a row."""
+        if isinstance(index, slice):
+            return nn.Sequential(*list(self)[index])
+        return super().__getitem__(index)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is known to do what its weights say and no more.
+
+    Wrappers, such as those of LoRA, and layers of derived classes, such as
+    those of quantization, may do something else.
+    """
+    return (type(layer) in _LAYERS and 'forward' not in vars(layer)
+            and getattr(layer, 'padding_mode', 'zeros') == 'zeros'
+            and not isinstance(getattr(layer, 'padding', 0), str))
+
 
 def is_observed(*modules: nn.Module) -> bool:
     """Whether somebody listens to one of the modules."""
-    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
-               or m._backward_pre_hooks for m in modules)
+    return _has_any_global_hook() or any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
+        or m._backward_pre_hooks for m in modules)
 
 
-def _post_op(act: nn.Module, x: Tensor) -> str | None:
+def _post_op(act: nn.Module, x: Tensor, weight: Tensor) -> str | None:
     """oneDNN's name of the activation; None where it cannot run."""
-    if (_CONV is None or type(x) is not Tensor or x.dtype != torch.float32
+    if (_CONV is None or type(x) is not Tensor or not x.numel()
+            or type(weight) not in (Tensor, nn.Parameter)
+            or not x.dtype == weight.dtype == torch.float32
             or not x.is_cpu or torch.is_grad_enabled() or is_traced()
+            or forward_ad._current_level >= 0
             or torch._C._is_any_autocast_enabled()
             # FlopCounterMode and its like know ordinary operators only
             or torch._C._len_torch_dispatch_stack()

@@ -19,6 +19,8 @@ class GhostConv(nn.Module):
         act_cfg: See :func:`build_act`; None for no activation.
     """
 
+    takes_gate = True  # as a second argument
+
     def __init__(self,
                  in_channels: int,
                  out_channels: int,

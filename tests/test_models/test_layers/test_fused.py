@@ -2,9 +2,11 @@
 import pytest
 import torch
 import torch.nn as nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmxvit.models.attentions.linear import Linear
+from mmxvit.models.backbones.lvt import MLP
 from mmxvit.models.layers import (
     FFN,
     ConvNormAct,
@@ -74,10 +76,91 @@ def test_where_it_cannot_run():
             handle.remove()
 
 
+class Wrapper(nn.Module):
+    """As those of LoRA: no weight, and more than the layer gives."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x) + 1
+
+
+class Shifted(nn.Conv2d):
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def patched():
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    conv.forward = lambda x: x + 1
+    return conv
+
+
+@pytest.mark.parametrize('layer', [
+    Wrapper(nn.Conv2d(4, 4, 3, padding=1)),
+    Shifted(4, 4, 3, padding=1),
+    patched(),
+    nn.Conv2d(4, 4, 3, padding=1, padding_mode='circular'),
+    nn.Conv2d(4, 4, 3, padding='same'),
+])
+@pytest.mark.parametrize('grad', [True, False])
+def test_layers_that_do_something_else_are_called(layer, grad):
+    x, act = torch.randn(2, 4, 6, 6), nn.ReLU()
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(layer_act(layer, act, x), act(layer(x)))
+        # a depthwise convolution of LVT, that of a folded block
+        mlp = MLP(4, 1, True, dict(type='ReLU'))
+        mlp.depthwise = layer
+        torch.testing.assert_close(
+            mlp(x), mlp.fc2(mlp.act(layer(mlp.fc1(x)))))
+        block = ConvNormAct(4, 4, 3, act_cfg=dict(type='ReLU')).eval()
+        block.conv = layer
+        torch.testing.assert_close(
+            block(x), block.act(block.norm(layer(x))))
+
+
+def test_derivatives_forward_and_errors_are_those_of_the_layer():
+    conv, relu = nn.Conv2d(1, 1, 1), nn.Sigmoid()
+    silu = nn.SiLU()
+    x = torch.randn(1, 1, 3, 3)
+    with torch.no_grad(), forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        tangent = forward_ad.unpack_dual(layer_act(conv, silu, dual)).tangent
+        expected = forward_ad.unpack_dual(silu(conv(dual))).tangent
+    torch.testing.assert_close(tangent, expected)
+    with torch.no_grad():
+        assert layer_act(conv, silu, x[0]).shape == (1, 3, 3)
+        with pytest.raises(RuntimeError, match='same'):
+            layer_act(conv.double(), relu, x)
+
+
+def test_global_hooks_see_both():
+    conv, relu, seen = nn.Conv2d(1, 1, 1), nn.ReLU(), []
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, *args: seen.append(module))
+    try:
+        with torch.no_grad():
+            layer_act(conv, relu, torch.zeros(1, 1, 3, 3))
+    finally:
+        handle.remove()
+    assert seen == [conv, relu]
+
+
 def test_ffn_is_its_layers():
-    layers = [nn.LayerNorm(6), Linear(6, 12), nn.GELU(), Linear(12, 6)]
-    x = torch.randn(2, 5, 6)
-    torch.testing.assert_close(FFN(*layers)(x), nn.Sequential(*layers)(x))
+    layers = [nn.LayerNorm(256), Linear(256, 512), nn.GELU(),
+              Linear(512, 256)]
+    x = torch.randn(1, 1024, 256)  # enough for a convolution
+    ffn = FFN(*layers)
+    with torch.no_grad():
+        out, names = operators(lambda: ffn(x))
+        assert FUSED in names
+        torch.testing.assert_close(
+            out, nn.Sequential(*layers)(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ffn[:1](x), layers[0](x))
+    assert ffn[1] is layers[1]
 
 
 def test_folded_block_without_autograd():
@@ -108,12 +191,24 @@ def test_gate_of_one_image_goes_into_weights(block):
             torch.testing.assert_close(
                 block(x[i:i + 1]), both[i:i + 1], rtol=1e-5, atol=1e-5)
     assert (gates[1] - gates[2]).abs().max() > 0
-    # a hook sees the map behind the gate
-    seen = []
-    block.se.register_forward_hook(lambda *args: seen.append(args[2]))
     with torch.no_grad():
+        seen = []
+        forward = block.project.forward
+        block.project.forward = lambda *args: seen.append(
+            len(args)) or forward(*args)
+        block(x[:1])  # map and gate
+        block(x)
+        # a hook sees the map behind the gate
+        block.se.register_forward_hook(lambda *args: seen.append('hook'))
         block(x[:1])
-    assert len(seen) == 1
+        block(x[:0])
+    assert seen == [2, 1, 'hook', 1, 'hook', 1]
+
+
+def test_gate_of_a_depthwise_block():
+    block = ConvNormAct(4, 4, 3, groups=4).eval()
+    x, gate = torch.randn(1, 4, 5, 5), torch.rand(1, 4, 1, 1)
+    torch.testing.assert_close(block(x, gate), block(x * gate))
 
 
 def test_flops_are_counted_without_autograd():
