@@ -55,7 +55,7 @@ def conv_act(conv: nn.Conv2d, act: nn.Module, x: Tensor, weight: Tensor,
 
 def layer_act(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     """``act(layer(x))``, where these two do nothing else in one operator."""
-    if not is_plain(layer) or is_observed(layer, act):
+    if is_traced() or not is_plain(layer) or is_observed(layer, act):
         return act(layer(x))
     post_op = _post_op(act, x, layer.weight)
     if not post_op:
@@ -93,14 +93,16 @@ def is_plain(layer: nn.Module) -> bool:
     Wrappers, such as those of LoRA, and layers of derived classes, such as
     those of quantization, may do something else.
     """
-    return (type(layer) in _LAYERS and 'forward' not in vars(layer)
+    # what torch.compile cannot read stays out of its graphs
+    return (type(layer) in _LAYERS
+            and (is_traced() or 'forward' not in vars(layer))
             and getattr(layer, 'padding_mode', 'zeros') == 'zeros'
             and not isinstance(getattr(layer, 'padding', 0), str))
 
 
 def is_observed(*modules: nn.Module) -> bool:
     """Whether somebody listens to one of the modules."""
-    return _has_any_global_hook() or any(
+    return (not is_traced() and _has_any_global_hook()) or any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
         or m._backward_pre_hooks for m in modules)
 
