@@ -35,6 +35,12 @@ def newest(folder: Path, pattern: str) -> Path:
     return max(folder.glob(pattern), key=lambda p: p.stat().st_mtime)
 
 
+def is_newer(made: Path, checkpoint: Path) -> bool:
+    """False also for what an older training in this folder has left."""
+    return made.exists() and (
+        made.stat().st_mtime >= checkpoint.stat().st_mtime)
+
+
 def to_png(folder: Path) -> None:
     """mmdet names its pictures as the images, which are JPEG files."""
     for path in folder.glob('*.jpg'):
@@ -71,15 +77,17 @@ def main() -> None:
     pictures = work_dir / 'pictures'
     partial = work_dir / 'pictures.partial'
     shutil.rmtree(partial, ignore_errors=True)  # of a test that was killed
-    show = [] if pictures.exists() else ['--show-dir', partial]
+    show = [] if is_newer(pictures, checkpoint) else ['--show-dir', partial]
     run('tools/test.py', CONFIG, checkpoint, '--work-dir', work_dir / 'test',
         '--cfg-options', 'test_evaluator.classwise=True', *show)
     if show:
         to_png(partial)
+        shutil.rmtree(pictures, ignore_errors=True)
         partial.rename(pictures)
     result = newest(work_dir / 'test', '*/*.json')
     page = work_dir / 'gallery.html'
-    if not page.exists():
+    if not is_newer(page, checkpoint):
+        page.unlink(missing_ok=True)
         run('tools/visualization/gallery.py', CONFIG, checkpoint,
             '--work-dir', work_dir, '--scores', result, '--out', page)
 

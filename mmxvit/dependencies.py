@@ -27,6 +27,15 @@ DEPENDENCIES = {
     'mmseg': (('onedl-mmsegmentation', 'mmsegmentation'), '1.2.2', False),
     'mmpretrain': (('onedl-mmpretrain', 'mmpretrain'), '1.2.0', False),
 }
+# import name -> what pip installs, where the two differ
+_REQUIREMENTS = {
+    'cv2': 'opencv-python',
+    'PIL': 'pillow',
+    'pkg_resources': '"setuptools<81"',  # later ones lack it
+    'skimage': 'scikit-image',
+    'sklearn': 'scikit-learn',
+    'yaml': 'pyyaml',
+}
 
 
 def installed_version(distributions: tuple[str, ...]) -> str | None:
@@ -46,6 +55,17 @@ def how_to_install(module: str) -> str:
     return f'run: pip install "{first}>={oldest}"{clause}'
 
 
+def missing_package(error: Exception) -> str | None:
+    """The package that is not installed at all, if that is the error.
+
+    None where a package is there and only lacks the module that was imported.
+    """
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    package = error.name.partition('.')[0]
+    return None if util.find_spec(package) else package
+
+
 def explain_import_error(error: Exception) -> str:
     """Why an installed package cannot be imported, and what to do; one line.
 
@@ -53,13 +73,14 @@ def explain_import_error(error: Exception) -> str:
         error: What its import raised.
     """
     text = ' '.join(str(error).split())
-    if 'mmcv._ext' in text or 'undefined symbol' in text:
+    other_torch = re.search(r'mmcv/_ext\S*: undefined symbol', text)
+    if 'mmcv._ext' in text or other_torch:
         dist, version = next(
             ((d, v) for d in DEPENDENCIES['mmcv'][0]
              if (v := installed_version((d, )))), ('mmcv', None))
         pin = f'=={version}' if version else ''
-        state = 'is without its operators' if 'mmcv._ext' in text else \
-            'has operators that were compiled for another torch'
+        state = 'has operators that were compiled for another torch' \
+            if other_torch else 'is without its operators'
         return (
             f'{dist} {version} {state}; compile it for this one: MMCV_WITH_OPS'
             '=1 pip install --no-build-isolation --no-cache-dir --no-deps '
@@ -70,12 +91,18 @@ def explain_import_error(error: Exception) -> str:
             'one of its packages was compiled for another numpy than the '
             f'installed {installed_version(("numpy", ))} ({text}); run: pip '
             'install "numpy<2", or install that package again')
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition('.')[0]
+    if package := missing_package(error):
         return (f'it imports {package}, which is not installed; '
                 + (how_to_install(package) if package in DEPENDENCIES else
-                   f'run: pip install {package}'))
-    return f'{type(error).__name__}: {text}'
+                   f'run: pip install {_REQUIREMENTS.get(package, package)}'))
+    plain = f'{type(error).__name__}: {text}'
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition('.')[0]
+        dists = DEPENDENCIES.get(
+            package, ((_REQUIREMENTS.get(package, package), ), ))[0]
+        if version := installed_version(dists):
+            plain += f' ({package} {version} is installed)'
+    return plain
 
 
 def check_dependencies() -> None:

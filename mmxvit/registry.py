@@ -59,9 +59,8 @@ class LazyRegistry(Registry):
 
 def _explain(error: ImportError) -> str:
     """Which package is missing or broken, and what to do."""
-    package = (error.name or '').partition('.')[0]
-    if (not isinstance(error, ModuleNotFoundError)
-            or package not in dependencies.DEPENDENCIES):
+    package = dependencies.missing_package(error)
+    if package not in dependencies.DEPENDENCIES:
         return ('a package that it needs cannot be imported: '
                 f'{dependencies.explain_import_error(error)}')
     return (f'needs {package}, which is not installed; '

@@ -9,7 +9,6 @@ stack of that name::
 The training has what a checkpoint can hold: BatchNorm, the optimizer's and
 the scheduler's state, the log, and the best value of a metric.
 """
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -101,6 +100,11 @@ def train(work_dir: Path, epochs: int, resume: Path | None = None) -> Runner:
 if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as folder:
         train(Path(folder), 2)
-        FOLDER.mkdir(exist_ok=True)
-        shutil.copy(Path(folder) / 'epoch_2.pth',
-                    FOLDER / f'{sys.argv[1]}.pth')
+        checkpoint = torch.load(
+            Path(folder) / 'epoch_2.pth', weights_only=False)
+    # the folder is not to be in it
+    for info in checkpoint['meta'], checkpoint['message_hub']['runtime_info']:
+        info.update({key: value.replace(folder, 'work_dirs/stacks')
+                     for key, value in info.items() if isinstance(value, str)})
+    FOLDER.mkdir(exist_ok=True)
+    torch.save(checkpoint, FOLDER / f'{sys.argv[1]}.pth')

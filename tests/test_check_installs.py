@@ -63,24 +63,33 @@ def readme_rows(text):
             for line in text.splitlines() if line.startswith('| `')]
 
 
-def test_row_keeps_the_part_that_has_not_run():
+def test_blocks_that_have_not_run_say_so():
+    new = check_installs.mark_not_run(PAGE)
+    assert new == PAGE.replace(
+        'y -->\n', 'y -->\n\nNot run yet.\n\n')
+    assert check_installs.mark_not_run(new) == new
+
+
+def test_row_keeps_the_tests_that_have_not_run():
     text = '<!-- checked: stacks -->\n<!-- end -->\n'
     found = dict.fromkeys(check_installs.SHOWN, '1.0')
     for stack in ('openmmlab', 'onedl'):
-        text = check_installs.stack_row(text, stack, found,
-                                        {'routes': '9 of 9'})
+        text = check_installs.stack_row(text, stack, found, '9 of 9')
     assert [(row[0], *row[-2:]) for row in readme_rows(text)] == [
         ('`onedl`', 'not run', '9 of 9'), ('`openmmlab`', 'not run', '9 of 9')]
 
-    text = check_installs.stack_row(text, 'onedl', found,
-                                    {'tests': '5 passed'})
+    text = check_installs.stack_row(text, 'onedl', found, '9 of 9',
+                                    '5 passed')
     assert readme_rows(text)[0][-2:] == ['5 passed', '9 of 9']
+    text = check_installs.stack_row(text, 'onedl', found, '8 of 9')
+    assert readme_rows(text)[0][-2:] == ['5 passed', '8 of 9']
     # other versions: what ran with the old ones says nothing
     found['mmcv'] = '2.0'
-    text = check_installs.stack_row(text, 'onedl', found,
-                                    {'tests': '6 passed'})
-    assert readme_rows(text)[0][-2:] == ['6 passed', 'not run']
-    assert readme_rows(text)[1][-1] == '9 of 9'
+    text = check_installs.stack_row(text, 'onedl', found, '7 of 9')
+    assert readme_rows(text)[0][-2:] == ['not run', '7 of 9']
+    # nothing is left of the row
+    text = check_installs.stack_row(text, 'onedl', found, 'not run')
+    assert [row[0] for row in readme_rows(text)] == ['`openmmlab`']
 
 
 @pytest.mark.parametrize('output, said', [
@@ -129,28 +138,44 @@ def test_tables_are_of_the_pinned_versions(stack):
     blocks = [re.search(
         rf'<!-- checked: {stack}-{part} -->\n(.*?)<!-- end -->', page,
         re.S)[1].strip() for part in check_installs.PARTS]
-    assert any(blocks) == any(row[-1] != 'not run' for row in rows)
-    for block in filter(None, blocks):
+    assert all(blocks)
+    blocks = [x for x in blocks if x != check_installs.NOT_RUN]
+    assert bool(blocks) == any(row[-1] != 'not run' for row in rows)
+    for block in blocks:
         for module, version in pinned.items():
             assert re.search(rf'\b{module} {re.escape(version)}\b', block)
 
 
-def test_checks_of_all_parts_are_counted():
-    page = '''
+def test_readme_names_the_parts_and_the_oldest_date():
+    used = f'Python {check_installs.PYTHON}.7, pip 23.2, torch 2.1, mmcv 2'
+    page = f'''
 <!-- checked: x-pip -->
 
-2026, torch 2: 3 of 4 checks passed.
+2026-03-02, {used}: 3 of 4 checks passed.
 <!-- end -->
 <!-- checked: x-mim -->
+
+Not run yet.
+
 <!-- end -->
 <!-- checked: y-mim -->
-2026: 1 of 1 checks passed.
+
+2026-01-01, {used}: 1 of 1 checks passed.
 <!-- end -->
 <!-- checked: x-without -->
 
-2026: 10 of 10 checks passed.
+2026-03-01, {used}: 9 of 9 checks passed.
 '''
-    assert check_installs.checks_passed(page, 'x') == '13 of 14'
+    found = {'torch': '2.1', 'mmcv': '2'}
+    assert check_installs.checks_passed(page, 'x', found) == \
+        'pip 3 of 4, without 9 of 9 (2026-03-01); mim not run'
+    assert check_installs.checks_passed(page, 'z', found) == 'not run'
+    # other versions, another Python
+    other = page.replace('mmcv 2: 9', 'mmcv 3: 9')
+    assert check_installs.checks_passed(other, 'x', found) == \
+        'pip 3 of 4 (2026-03-02); mim, without not run'
+    other = page.replace(used, used.replace('Python 3', 'Python 4'))
+    assert check_installs.checks_passed(other, 'x', found) == 'not run'
 
 
 @pytest.mark.skipif(not (ROOT / '.git').exists(), reason='not a clone')

@@ -107,14 +107,40 @@ def test_package_compiled_for_another_numpy(installed, error):
     assert line.count('\n') == 0 and 'pip install "numpy<2"' in line
 
 
-def test_missing_module_of_a_package():
-    missing = ModuleNotFoundError(
-        "No module named 'mmpretrain.datasets'", name='mmpretrain.datasets')
-    assert dependencies.explain_import_error(missing).startswith(
-        'it imports mmpretrain, which is not installed; run: pip install "')
-    missing = ModuleNotFoundError("No module named 'ftfy'", name='ftfy')
+def test_undefined_symbols_of_others_are_not_blamed_on_mmcv(installed):
+    text = '/x/torchvision/_C.so: undefined symbol: _ZN3c10'
+    assert dependencies.explain_import_error(ImportError(text)) == \
+        f'ImportError: {text}'
+
+
+@pytest.mark.parametrize('module, requirement', [
+    ('ftfy', 'ftfy'), ('pkg_resources', '"setuptools<81"'),
+    ('cv2', 'opencv-python'), ('PIL.Image', 'pillow'), ('yaml', 'pyyaml'),
+    ('skimage.io', 'scikit-image'), ('sklearn', 'scikit-learn'),
+    ('mmpretrain.datasets', '"onedl-mmpretrain>=1.2.0" '
+     '(or "mmpretrain>=1.2.0")'),
+])
+def test_missing_package(installed, module, requirement):
+    missing = ModuleNotFoundError(f"No module named '{module}'", name=module)
+    assert dependencies.explain_import_error(missing) == (
+        f'it imports {module.partition(".")[0]}, which is not installed; '
+        f'run: pip install {requirement}')
+
+
+@pytest.mark.parametrize('module, there', [
+    ('mmdet.structures', ' (mmdet 2.28.0 is installed)'),
+    ('cv2.gapi', ' (cv2 4.5.0 is installed)'),
+    ('local_code.part', ''),  # without metadata
+])
+def test_missing_module_of_a_package(installed, monkeypatch, module, there):
+    installed.update({'mmdet': '2.28.0', 'opencv-python': '4.5.0'})
+    monkeypatch.setattr(
+        util, 'find_spec',
+        lambda name: object() if name == module.partition('.')[0] else None)
+    text = f"No module named '{module}'"
+    missing = ModuleNotFoundError(text, name=module)
     assert dependencies.explain_import_error(missing) == \
-        'it imports ftfy, which is not installed; run: pip install ftfy'
+        f'ModuleNotFoundError: {text}{there}'
 
 
 def test_other_errors_are_passed_on_in_one_line():

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import mmengine
 import pytest
 
 from mmxvit import registry
@@ -188,3 +189,16 @@ MODELS.build(dict(type='mmxvit.XFormer'))
     assert 'RuntimeError: mmxvit cannot be used' in result.stderr
     assert 'pip install "torch>=2.1"' in result.stderr
     assert 'not in the' not in result.stderr
+
+
+def test_missing_module_of_a_package_that_is_there_is_told(monkeypatch,
+                                                           tmp_path):
+    (tmp_path / 'lazy_module.py').write_text('import mmengine.nothing\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry.MODELS.lazy, 'Probe', 'lazy_module')
+    with pytest.raises(RuntimeError) as error:
+        registry.MODELS.get('mmxvit.Probe')
+    assert str(error.value) == (
+        'mmxvit.Probe: a package that it needs cannot be imported: '
+        "ModuleNotFoundError: No module named 'mmengine.nothing' "
+        f'(mmengine {mmengine.__version__} is installed)')

@@ -7,6 +7,7 @@ and pictures of attention. Nothing on the page is loaded from elsewhere.
 import base64
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -112,8 +113,8 @@ class Gallery:
 def read_curve(work_dir: Path) -> Curve | None:
     """Loss and scores of all log files of a work folder.
 
-    Where a training was resumed, or begun again, the later file counts from
-    its first iteration on.
+    Where a training was resumed the later file counts from its first iteration
+    on; where another one was begun, only the later file counts.
 
     Returns:
         None if no training has logged a finite loss there.
@@ -126,6 +127,10 @@ def read_curve(work_dir: Path) -> Curve | None:
         if not train:
             continue
         first = train[0]
+        # an epoch-based log does not go on with one by iterations
+        if not _is_resumed(path.parent) or any(
+                ('epoch' in r) != ('epoch' in first) for r in losses.values()):
+            losses, scores = {}, []
         losses = {i: r for i, r in losses.items() if i < first['iter']}
         losses.update((r['iter'], r) for r in train)
         # MMEngine counts validations by epoch in an epoch-based loop
@@ -148,6 +153,13 @@ def read_curve(work_dir: Path) -> Curve | None:
     }
     return Curve('epoch' if by_epoch else 'iteration', loss,
                  {name: line for name, line in lines.items() if line})
+
+
+def _is_resumed(folder: Path) -> bool:
+    """By the config that MMEngine leaves beside the log."""
+    config = folder / 'config.py'
+    return not config.is_file() or bool(re.search(
+        '^resume = True$', config.read_text(encoding='utf-8'), re.M))
 
 
 def _read_lines(path: Path) -> Iterator[dict]:

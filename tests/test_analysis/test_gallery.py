@@ -55,6 +55,40 @@ def test_a_new_training_in_the_same_folder_replaces_the_old_one(tmp_path):
     assert [x for x, _ in curve.scores['mAP (boxes)']] == [1]
 
 
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_new_training_that_logs_more_rarely(tmp_path, resume):
+    """Only its config tells it from a resumed one."""
+    for name, interval, resumed in ('1', 10, False), ('2', 50, resume):
+        write_log(tmp_path / name, [
+            dict(loss=float(name), iter=i, step=i)
+            for i in range(interval, 101, interval)
+        ] + [dict(mIoU=float(name), step=interval)])
+        (tmp_path / name / 'vis_data/config.py').write_text(
+            f"load_from = None\nresume = {resumed}\nwork_dir = 'x'\n")
+    curve = read_curve(tmp_path)
+    old = [(10, 1), (20, 1), (30, 1), (40, 1)] if resume else []
+    assert curve.loss == [*old, (50, 2), (100, 2)]
+    assert curve.scores['mIoU'] == [*old[:1], (50, 2)]
+
+
+@pytest.mark.parametrize('by_epoch_first', [False, True])
+def test_logs_by_iterations_and_by_epochs_are_not_mixed(
+        tmp_path, by_epoch_first):
+    by_iteration = [r for i in (5, 30, 60) for r in (
+        dict(loss=1., iter=i, step=i), dict(mIoU=.5, step=i))]
+    logs = [list(epochs([1, 2])), by_iteration]
+    for name, log in zip('12', logs if by_epoch_first else logs[::-1],
+                         strict=True):
+        write_log(tmp_path / name, log)
+    curve = read_curve(tmp_path)
+    if by_epoch_first:
+        assert curve.unit == 'iteration' and list(curve.scores) == ['mIoU']
+        assert [x for x, _ in curve.loss] == [5, 30, 60]
+    else:
+        assert curve.unit == 'epoch' and 'mIoU' not in curve.scores
+        assert [x for x, _ in curve.loss] == [.5, 1, 1.5, 2]
+
+
 def test_curve_by_iterations(tmp_path):
     write_log(tmp_path / '1', [
         dict(loss=2., iter=50, step=50), dict(mIoU=12.5, aAcc=30., step=50),

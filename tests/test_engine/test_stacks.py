@@ -12,6 +12,7 @@ FILES = sorted(stacks.FOLDER.glob('*.pth'))
 
 def test_there_is_a_checkpoint_of_each_stack():
     assert [file.stem for file in FILES] == ['onedl', 'openmmlab']
+    assert not [file for file in FILES if b'/tmp' in file.read_bytes()]
     cores = [core for file in FILES
              for core in (b'numpy._core', b'numpy.core')
              if core in file.read_bytes()]

@@ -1,5 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import json
+import os
 import runpy
 from pathlib import Path
 
@@ -14,12 +15,16 @@ def test_pictures_and_page_are_complete_or_made_again(tmp_path, script,
                                                       monkeypatch, capsys):
     demo = script('demo/run_demo.py')
     work_dir = tmp_path / 'work'
+    checkpoint = work_dir / 'epoch_16.pth'
     killed, pages = [True], []
 
     def run(name, *args):
+        if name == 'tools/train.py':
+            checkpoint.write_text('')
         if name == 'tools/visualization/gallery.py':
             assert args[args.index('--scores') + 1] == result
             pages.append(args[args.index('--out') + 1])
+            assert not pages[-1].exists()  # gallery.py takes another name
             pages[-1].write_text('')
         if name != 'tools/test.py' or '--show-dir' not in args:
             return
@@ -49,6 +54,16 @@ def test_pictures_and_page_are_complete_or_made_again(tmp_path, script,
         assert f'page:     {work_dir}/gallery.html\n' in (
             capsys.readouterr().out)
     assert pages == [work_dir / 'gallery.html']
+
+    # another training in the same folder
+    checkpoint.unlink()
+    (work_dir / 'pictures/0.png').write_text('of the old model')
+    for made in work_dir / 'pictures', work_dir / 'gallery.html':
+        os.utime(made, (0, 0))
+    killed.append(False)
+    demo.main()
+    assert pages == 2 * [work_dir / 'gallery.html'] and not killed
+    assert (work_dir / 'pictures/0.png').read_text() == ''
 
 
 def test_pictures_become_png(tmp_path):

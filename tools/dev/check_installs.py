@@ -5,7 +5,7 @@ Run by the Python of an environment that set-up has made, whose stack is under
 test.  The new environments see the packages of that stack by links, those and
 what they require and nothing else, so that little is downloaded and nothing
 compiled.  What comes out is written to docs/installs.md and to the table of
-verified stacks in README.md.
+stacks in README.md.
 """
 import argparse
 import datetime
@@ -31,7 +31,7 @@ PAGE = ROOT / 'docs' / 'installs.md'
 README = ROOT / 'README.md'
 PYTHON = '{}.{}'.format(*sys.version_info[:2])
 MIMS = {'onedl-mim': '0.5.1', 'openmim': '0.3.9'}
-# what every row of the table of verified stacks names
+# what every row of the table of stacks names
 SHOWN = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 
 # One stock config of each task package, and what goes into its model
@@ -82,6 +82,7 @@ TASKS = {
     'mmpretrain': 'classification'
 }
 PARTS = ['pip', 'mim', 'without']
+NOT_RUN = 'Not run yet.'
 LIMIT = 900  # seconds for a command
 DEMO = 'yolov3_xformer_1xb4-256-16e_shapes.py'
 
@@ -331,8 +332,8 @@ def mim_commands(env: Environment, clone: Path | None, data: Path) -> dict:
         '`train` with a path': env.run('mim', 'train', 'mmxvit', path,
                                        '--gpus', 0, *short),
     }
-    (work / 'epoch_1.pth').unlink(missing_ok=True)
-    result = env.run('mim', 'train', 'mmxvit', DEMO, '--gpus', 0, *short)
+    by_name = ['--work-dir', work / 'by-name', *short[2:]]
+    result = env.run('mim', 'train', 'mmxvit', DEMO, '--gpus', 0, *by_name)
     # a clone has each config twice, one by a link in .mim
     row['`train` with a name'] = result._replace(expected=clone is None)
     checkpoint = next(work.glob('epoch_1.pth'), 'none')
@@ -441,12 +442,23 @@ def replace_block(text: str, name: str, new: str) -> str:
     return block.sub(lambda m: f'{m[1]}\n{new}\n\n{m[2]}', text)
 
 
-def stack_row(text: str, stack: str, found: dict[str, str],
-              cells: dict[str, str]) -> str:
+def mark_not_run(page: str) -> str:
+    """The page, where blocks that have not been written say so."""
+    return re.sub(r'(<!-- checked: [\w-]+ -->\n)\s*(<!-- end -->)',
+                  rf'\1\n{NOT_RUN}\n\n\2', page)
+
+
+def used(found: dict[str, str]) -> str:
+    """Versions as the page has them."""
+    return ', '.join(f'{k} {v}' for k, v in found.items())
+
+
+def stack_row(text: str, stack: str, found: dict[str, str], routes: str,
+              tests: str | None = None) -> str:
     """The README with the row of this stack and this Python written anew.
 
-    Of the two parts the one that has not run keeps its cell if the versions
-    are the same.
+    Tests that have not run keep their cell if the versions are the same.
+    There is no row where nothing has run.
     """
     head = ['stack', 'Python', *SHOWN, 'tests', 'ways to install']
     block = re.search(r'<!-- checked: stacks -->\n(.*?)<!-- end -->', text,
@@ -457,11 +469,11 @@ def stack_row(text: str, stack: str, found: dict[str, str],
         if len(row) == len(head) and row[0].startswith('`'):
             rows[row[0], row[1]] = row
     new = [f'`{stack}`', PYTHON, *(found[m].split('+')[0] for m in SHOWN)]
-    old = rows.get((new[0], new[1]), [])
-    same = old[:len(new)] == new
-    new += [cells.get(part) or (old[len(SHOWN) + 2 + i] if same else 'not run')
-            for i, part in enumerate(('tests', 'routes'))]
-    rows[new[0], new[1]] = new
+    old = rows.pop((new[0], new[1]), [])
+    if not tests:
+        tests = old[-2] if old[:len(new)] == new else 'not run'
+    if (tests, routes) != ('not run', 'not run'):
+        rows[new[0], new[1]] = [*new, tests, routes]
     lines = [head, ['---'] * len(head)] + [
         rows[key] for key in sorted(
             rows, key=lambda k: (k[0] != '`onedl`', k[0],
@@ -507,12 +519,11 @@ def run_part(part: str, stack: str, names: dict[str, str],
                 shutil.copy(folder / 'log.txt', kept)
     results = [r for rows in tables.values() for row in rows.values()
                for r in row.values()]
-    used = ', '.join(f'{k} {v}' for k, v in found.items())
     notes: list[str] = []
     lines = [
         f'{datetime.date.today()}, Python {platform.python_version()}, pip '
-        f'{metadata.version("pip")}, {used}: {sum(r.ok for r in results)} of '
-        f'{len(results)} checks passed.']
+        f'{metadata.version("pip")}, {used(found)}: '
+        f'{sum(r.ok for r in results)} of {len(results)} checks passed.']
     for first, rows in tables.items():
         lines += ['', table(rows, first, notes)]
     if notes:
@@ -522,13 +533,26 @@ def run_part(part: str, stack: str, names: dict[str, str],
     return all(r.ok for r in results if r.expected)
 
 
-def checks_passed(page: str, stack: str) -> str:
-    """Checks of all parts on the page that passed, and how many there are."""
-    found = [re.search(
-        rf'<!-- checked: {stack}-{part} -->\s+[^\n]*: (\d+) of (\d+) checks',
-        page) for part in PARTS]
-    counts = [map(int, match.groups()) for match in found if match]
-    return ' of '.join(str(sum(x)) for x in zip(*counts, strict=True))
+def checks_passed(page: str, stack: str, found: dict[str, str]) -> str:
+    """How many checks of each part on the page passed, and since when.
+
+    Parts that ran with other versions than ``found``, or on another Python,
+    count as not run.
+    """
+    counts, dates = {}, []
+    for part in PARTS:
+        match = re.search(
+            rf'<!-- checked: {stack}-{part} -->\n\n([\d-]+), Python '
+            rf'{re.escape(PYTHON)}\.\d+, pip [^,]+, {re.escape(used(found))}: '
+            r'(\d+ of \d+) checks', page)
+        if match:
+            dates.append(match[1])
+            counts[part] = f'{part} {match[2]}'
+    if not counts:
+        return 'not run'
+    missing = [part for part in PARTS if part not in counts]
+    return f'{", ".join(counts.values())} ({min(dates)})' + (
+        f'; {", ".join(missing)} not run' if missing else '')
 
 
 def toy_data(folder: Path) -> Path:
@@ -562,26 +586,28 @@ def main() -> None:
         '--stack', default='onedl',
         help='the stack of this environment (default: %(default)s)')
     parser.add_argument(
-        '--parts', nargs='+', choices=[*PARTS, 'tests'], default=PARTS,
+        '--parts', nargs='*', choices=[*PARTS, 'tests'], default=PARTS,
         help='pip: by pip; mim: by mim, and its commands; without: without '
-        'some packages; tests: those of `make test` (default: all but tests)')
+        'some packages; tests: those of `make test`; nothing: only write the '
+        'table in the README from the page (default: all but tests)')
     parser.add_argument(
         '--jobs', type=int, default=2, help='processes that share the tests')
     args = parser.parse_args()
     names = distributions(args.stack)
     found = versions(names)
-    cells, good = {}, True
+    tests, good = None, True
     for part in args.parts:
         if part == 'tests':
             ok, said = run_tests(args.jobs)
-            cells['tests'] = f'{said} ({datetime.date.today()})'
+            tests = f'{said} ({datetime.date.today()})'
         else:
             ok = run_part(part, args.stack, names, found)
-            said = checks_passed(PAGE.read_text(), args.stack)
-            cells['routes'] = f'{said} ({datetime.date.today()})'
         good = good and ok
-    README.write_text(
-        stack_row(README.read_text(), args.stack, found, cells))
+    page = mark_not_run(PAGE.read_text())
+    PAGE.write_text(page)
+    README.write_text(stack_row(
+        README.read_text(), args.stack, found,
+        checks_passed(page, args.stack, found), tests))
     sys.exit(not good)
 
 
