@@ -100,7 +100,7 @@ def to_size(logits, shape):
 
 @pytest.mark.parametrize('name, tta', [
     pytest.param(name, tta, id=f'{name}{"-tta" * tta}',
-                 marks=pytest.mark.slow if tta and 'upernet' in name else ())
+                 marks=pytest.mark.slow if tta and 'lvt' not in name else ())
     for name in CONFIGS for tta in (False, True)
 ])
 def test_predictions_are_those_of_a_literal_reference(
