@@ -5,7 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .utils import widen
+from .utils import is_traced, widen
 
 
 class CrossFeatureAttention(nn.Module):
@@ -91,7 +91,7 @@ class CrossFeatureAttention(nn.Module):
             (rows * columns, ) in float32 or wider.
         """
         base = widen(self.w_c)
-        if tuple(size) == base.shape[2:] and not torch.jit.is_tracing():
+        if not is_traced() and tuple(size) == base.shape[2:]:
             return base.flatten()
         area = (base.shape[2] * base.shape[3]) / (size[0] * size[1])
         resized = area * F.interpolate(
