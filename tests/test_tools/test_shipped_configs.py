@@ -37,7 +37,7 @@ FAST = {
     'deeplabv3plus_mobilenetv2_4xb4-160k_ade20k-512x512',
     'cascade-mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco',
     'centernet_r18-dcnv2_8xb16-320-140e_coco',
-    'mask-rcnn_cabvit-h-l2_fpn_8xb2-ms-crop-3x_coco',
+    'mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco',
     'panoptic-fpn_lvt_8xb8-ms-3x_coco',
     'retinanet_lvt_fpn_1xb8-320-20e_bccd',
     'ssdlite_lolvit-x_8xb32-320-300e_coco',

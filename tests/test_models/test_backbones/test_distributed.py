@@ -9,8 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .test_zoo import ZOO
 
-FAST = [('XFormer', 'xformer'), ('FcaFormer', 'l0'), ('FcaFormer', 'l2'),
-        ('LVT', 'lvt'), ('LOLViT', 's')]
+FAST = [('XFormer', 'xformer'), ('FcaFormer', 'l0'), ('LVT', 'lvt'),
+        ('LOLViT', 's')]
 
 
 def variants(family, arch):
