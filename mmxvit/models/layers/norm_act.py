@@ -4,7 +4,6 @@
 mmcv has builders of its own; these serve users who have torch and MMEngine
 only.
 """
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.registry import MODELS
