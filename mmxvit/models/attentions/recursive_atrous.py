@@ -5,6 +5,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers.fused import conv_act, layer_act
+from ..layers.norm_act import SiLU
 from .linear import PointwiseConv
 from .utils import is_traced, widen
 
@@ -57,6 +59,7 @@ class RecursiveAtrousSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.reduction = reduction
         self.recursions = recursions
+        self.act = SiLU()
         self.q = PointwiseConv(embed_dims, embed_dims, bias=False)
         # runs once for each dilation
         self.q_conv = nn.Conv2d(
@@ -82,17 +85,13 @@ class RecursiveAtrousSelfAttention(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def convolve(self, q: Tensor, dilation: int) -> Tensor:
-        """The kernel of all dilations: (B, d, H, W) -> the same."""
+        """SiLU of the kernel of all dilations: (B, d, H, W) -> the same."""
         padding = dilation
         if q.is_cpu and not is_traced() and min(q.shape[2:]) < 2 * dilation:
             # with zeros of its own it takes three times as long here
             q, padding = F.pad(q, (dilation, ) * 4), 0
-        return F.conv2d(
-            q,
-            self.q_conv.weight,
-            padding=padding,
-            dilation=dilation,
-            groups=q.shape[1])
+        return conv_act(self.q_conv, self.act, q, self.q_conv.weight, None,
+                        (padding, padding), (dilation, dilation))
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, d, H, W) -> (B, heads, H W, d / heads) and twice the same of
@@ -100,7 +99,7 @@ class RecursiveAtrousSelfAttention(nn.Module):
         """
         q = self.q(x)
         one, three, five = (
-            F.silu(self.convolve(q, dilation)) for dilation in self.dilations)
+            self.convolve(q, dilation) for dilation in self.dilations)
         if self.reduction > 1:
             x = self.norm(self.reduce(x).permute(0, 2, 3, 1))
             x = x.permute(0, 3, 1, 2)
@@ -111,24 +110,22 @@ class RecursiveAtrousSelfAttention(nn.Module):
             for t in (one + three + five, k, v))
 
     def attend(self, x: Tensor) -> Tensor:
-        """A(x), one pass: (B, d, H, W) -> (B, d, H, W)"""
+        """softmax(q k^T head_dims^-0.5) v: (B, d, H, W) -> (B, d, H, W)"""
         q, k, v = self.queries_keys_values(x)
         if x.is_cpu:  # its kernel reads them once for each block of queries
             k, v = k.contiguous(), v.contiguous()
         with torch.autocast(x.device.type, enabled=False):
             out = F.scaled_dot_product_attention(widen(q), widen(k), widen(v))
         out = out.transpose(1, 2).flatten(2).unflatten(1, x.shape[2:])
-        return self.proj(out.permute(0, 3, 1, 2).to(x.dtype))
+        return out.permute(0, 3, 1, 2).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, d, H, W) -> (B, d, H, W), H and W at least ``reduction``."""
-        out = self.attend(x)
         if self.recursions == 1:
-            return out
+            return self.proj(self.attend(x))
         for _ in range(self.recursions - 1):
-            x = F.silu(out) + x
-            out = self.attend(x)
-        return F.silu(out)
+            x = layer_act(self.proj, self.act, self.attend(x)) + x
+        return layer_act(self.proj, self.act, self.attend(x))
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
         """All passes; attention: q k^T and its product with v."""

@@ -13,3 +13,8 @@ def widen(x: Tensor) -> Tensor:
 def is_traced() -> bool:
     """Whether what runs becomes a graph that other sizes use as well."""
     return torch.jit.is_tracing() or is_compiling()
+
+
+def may_overwrite() -> bool:
+    """Whether nobody will ask for what a tensor holds now."""
+    return not (torch.is_grad_enabled() or is_traced())

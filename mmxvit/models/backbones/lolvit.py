@@ -16,7 +16,7 @@ from torch import Tensor
 from mmxvit.registry import MODELS
 
 from ..attentions.fast_window import FastWindowAttention, ScalarLayerNorm
-from ..layers import ConvNormAct, DropPath, GhostBlock
+from ..layers import ConvNormAct, DropPath, GhostBlock, join
 from .base import PyramidBackbone
 
 
@@ -50,14 +50,13 @@ class FeatureFusion(nn.Module):
             for large in (5, 7))
         self.project = ConvNormAct(hidden, out_channels, norm_cfg=norm_cfg)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H, W)"""
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """(B, C_in, H, W), or its parts -> (B, C_out, H, W)"""
         halves = self.depthwise(self.expand(x)).chunk(2, 1)
-        return self.project(
-            torch.cat([
-                conv(half)
-                for conv, half in zip(self.parallel, halves, strict=True)
-            ], 1))
+        halves = tuple(
+            conv(half)
+            for conv, half in zip(self.parallel, halves, strict=True))
+        return self.project(join(halves, self.project))
 
 
 class LOLViTLayer(nn.Module):
@@ -143,7 +142,7 @@ class LOLViTBlock(nn.Module):
         merged = None
         for layer in self.layers:
             y, merged = layer(y, merged if self.cache else None)
-        out = self.fuse(torch.cat((x, self.project(y)), 1))
+        out = self.fuse(join((x, self.project(y)), self.fuse))
         return x + out if self.shortcut else out
 
 

@@ -2,12 +2,23 @@
 """Convolution blocks that several families share."""
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..attentions.linear import PointwiseConv
-from ..attentions.utils import is_traced
-from .fused import conv_act, is_observed, is_plain, layer_act
+from ..attentions.utils import is_traced, may_overwrite
+from .fused import (
+    conv_act,
+    conv_parts,
+    is_observed,
+    is_plain,
+    layer_act,
+)
 from .norm_act import build_act, build_norm
+
+# places of a map up to which torch's matrix product and norm are faster than a
+# convolution with folded weights, which takes long to start
+SMALL_MAP = 1024
 
 
 class ConvNormAct(nn.Module):
@@ -57,22 +68,46 @@ class ConvNormAct(nn.Module):
                 and norm.track_running_stats and not norm.training
                 and not is_observed(self.conv, norm))
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    def _is_small_product(self, x: Tensor) -> bool:
+        """Whether the convolution is a product of small matrices."""
+        conv = self.conv
+        return (conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
+                and len(x) * x.shape[2] * x.shape[3] <= SMALL_MAP
+                and may_overwrite() and x.is_cpu
+                and x.dtype == conv.weight.dtype == torch.float32)
+
+    def forward(
+            self,
+            x: Tensor | tuple[Tensor, ...],
+            gate: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride).
 
         Args:
-            x: The map.
+            x: The map, or its parts from :func:`join`; then a depthwise
+                convolution may return parts.
             gate: (1, C_in, 1, 1), factors of the channels of ``x``. They go
                 into the weights where those are folded anyway.
         """
         conv, norm = self.conv, self.norm
         can_fold = self._can_fold()
+        if isinstance(x, tuple) and (not can_fold or gate is not None
+                                     and conv.groups > 1):
+            x = torch.cat(x, 1)
         if gate is not None and (not can_fold or conv.groups > 1):
             x, gate = x * gate, None
         if not can_fold:
             if isinstance(norm, nn.Identity):  # by mmxvit.fuse
                 return layer_act(conv, self.act, x)
             return self.act(norm(conv(x)))
+        weight = conv.weight
+        if not isinstance(x, tuple) and self._is_small_product(x):
+            if gate is not None:
+                weight = weight * gate
+            out = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1))
+            return self.act(
+                F.batch_norm(
+                    out.permute(0, 3, 1, 2), norm.running_mean,
+                    norm.running_var, norm.weight, norm.bias, eps=norm.eps))
         scale = (norm.running_var + norm.eps).rsqrt()
         if norm.affine:
             scale = scale * norm.weight
@@ -80,10 +115,11 @@ class ConvNormAct(nn.Module):
                 norm.bias, norm.running_mean, scale, value=-1)
         else:
             bias = -norm.running_mean * scale
-        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        weight = weight * scale.view(-1, 1, 1, 1)
         if gate is not None:
             weight = weight * gate
-        return conv_act(conv, self.act, x, weight, bias)
+        run = conv_parts if isinstance(x, tuple) else conv_act
+        return run(conv, self.act, x, weight, bias)
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
         """Convolution, norm and activation as three steps, folded or not."""
@@ -112,27 +148,33 @@ class SqueezeExcite(nn.Module):
         self.act = build_act(act_cfg)
         self.expand = PointwiseConv(squeeze_channels, channels)
 
-    def gate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, 1, 1)"""
+    def gate(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """(B, C, H, W), or its parts -> (B, C, 1, 1)"""
+        parts = x if isinstance(x, tuple) else (x, )
         # mean() would divide a map as large as x in the backward pass
-        gate = x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+        gate = torch.cat([p.sum((2, 3), keepdim=True) for p in parts], 1)
+        gate = gate / (parts[0].shape[2] * parts[0].shape[3])
         return self.expand(self.act(self.reduce(gate))).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
         return x * self.gate(x)
 
-    def before(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """``layer(self(x))``.
+    def before(
+        self, layer: nn.Module, x: Tensor | tuple[Tensor, ...]
+    ) -> tuple[Tensor | tuple[Tensor, ...], Tensor | None]:
+        """What to call a layer with behind this: map, and gate or None.
 
         The gate of a single image multiplies weights and not the map, if the
         layer takes one and nobody listens.
         """
+        if isinstance(x, tuple):  # one image, and nobody listens
+            return x, self.gate(x)
         if (len(x) != 1 or torch.is_grad_enabled() or is_traced()
                 or not getattr(layer, 'takes_gate', False)
                 or is_observed(self, *layer.modules())):
-            return layer(self(x))
-        return layer(x, self.gate(x))
+            return self(x), None
+        return x, self.gate(x)
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
         """Both convolutions; element-wise: the mean and the biases."""
@@ -179,5 +221,6 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)"""
-        out = self.se.before(self.project, self.depthwise(self.expand(x)))
+        out = self.depthwise(self.expand(x))
+        out = self.project(*self.se.before(self.project, out))
         return x + out if self.add_identity else out

@@ -11,15 +11,22 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..attentions.linear import Linear, PointwiseConv, as_map, is_small
+from ..attentions.linear import Linear, PointwiseConv, as_map
 from ..attentions.utils import is_traced
 from .norm_act import GELU, SiLU
 
 # what torch.compile turns a convolution and an activation into; not in every
 # build of torch
 _CONV = getattr(torch.ops.mkldnn, '_convolution_pointwise', None)
+_ADD_CONV = getattr(torch.ops.mkldnn, '_convolution_pointwise_', None)
 # exact classes; one derived from them may do something else
 _LAYERS = (nn.Conv2d, PointwiseConv, nn.Linear, Linear)
+# places of a map from which on it costs less to run a convolution for each of
+# two parts than to put these together
+_LARGE_MAP = 8192
+# multiply-adds of a matrix product from which on a convolution that applies
+# the activation is faster than torch's product and an activation
+_POST_OP_MACS = 3 << 23
 _POST_OPS = {
     nn.Identity: 'none',
     nn.ReLU: 'relu',
@@ -30,8 +37,13 @@ _POST_OPS = {
 }
 
 
-def conv_act(conv: nn.Conv2d, act: nn.Module, x: Tensor, weight: Tensor,
-             bias: Tensor | None) -> Tensor:
+def conv_act(conv: nn.Conv2d,
+             act: nn.Module,
+             x: Tensor,
+             weight: Tensor,
+             bias: Tensor | None,
+             padding: tuple[int, int] | None = None,
+             dilation: tuple[int, int] | None = None) -> Tensor:
     """``act(conv(x))`` with other weights.
 
     Args:
@@ -40,32 +52,103 @@ def conv_act(conv: nn.Conv2d, act: nn.Module, x: Tensor, weight: Tensor,
         x: (B, C_in, H, W)
         weight: In place of ``conv.weight``.
         bias: In place of ``conv.bias``.
+        padding: In place of ``conv.padding``.
+        dilation: In place of ``conv.dilation``.
 
     Returns:
         (B, C_out, H', W')
     """
+    padding = conv.padding if padding is None else padding
+    dilation = dilation or conv.dilation
     post_op = x.dim() == 4 and _post_op(act, x, weight)
     if not post_op:
         return act(
-            F.conv2d(x, weight, bias, conv.stride, conv.padding,
-                     conv.dilation, conv.groups))
-    return _CONV(x, weight, bias, conv.padding, conv.stride, conv.dilation,
-                 conv.groups, post_op, [], 'none')
+            F.conv2d(x, weight, bias, conv.stride, padding, dilation,
+                     conv.groups))
+    return _CONV(x, weight, bias, padding, conv.stride, dilation, conv.groups,
+                 post_op, [], 'none')
+
+
+def join(parts: tuple[Tensor, ...],
+         *layers: nn.Module) -> Tensor | tuple[Tensor, ...]:
+    """Maps beside each other, for layers that are :class:`ConvNormAct`.
+
+    Args:
+        parts: Maps (B, C_i, H, W).
+        layers: They get the result or one of its size.
+
+    Returns:
+        (B, sum of C_i, H, W), or the large parts of a single image as they
+        are, if nobody listens to the layers.
+    """
+    x = parts[0]
+    if (_ADD_CONV is None or len(x) != 1
+            or x.shape[2] * x.shape[3] < _LARGE_MAP
+            or not _post_op(_IDENTITY, x, x)
+            or is_observed(*(m for layer in layers for m in layer.modules()))):
+        return torch.cat(parts, 1)
+    return parts
+
+
+def conv_parts(conv: nn.Conv2d, act: nn.Module, parts: tuple[Tensor, ...],
+               weight: Tensor,
+               bias: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """:func:`conv_act` of a map whose parts are not joined.
+
+    Args:
+        conv: See :func:`conv_act`.
+        act: See :func:`conv_act`.
+        parts: From :func:`join`.
+        weight: See :func:`conv_act`.
+        bias: See :func:`conv_act`.
+
+    Returns:
+        (B, C_out, H', W'), and for a depthwise convolution its parts.
+    """
+    widths = [x.shape[1] for x in parts]
+    post_op = _post_op(act, parts[0], weight)
+    if not post_op or conv.groups not in (1, sum(widths)):
+        return conv_act(conv, act, torch.cat(parts, 1), weight, bias)
+    geometry = conv.padding, conv.stride, conv.dilation
+    if conv.groups > 1:
+        return tuple(
+            _CONV(*part, *geometry, len(part[1]), post_op, [], 'none')
+            for part in zip(parts, weight.split(widths), bias.split(widths),
+                            strict=True))
+    first, *others = zip(parts, weight.split(widths, 1), strict=True)
+    out = _CONV(*first, bias, *geometry, 1, 'none', [], 'none')
+    for i, other in enumerate(others, 1):
+        last = post_op if i == len(others) and post_op != 'none' else None
+        out = _ADD_CONV.binary(out, *other, None, *geometry, 1, 'add', 1.,
+                               last, [], 'none' if last else None)
+    return out
+
+
+def add_parts(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+    """``x + torch.cat(parts, 1)``"""
+    if not _post_op(_IDENTITY, x, parts[0]):
+        return x + torch.cat(parts, 1)
+    out = torch.empty_like(x)
+    widths = [part.shape[1] for part in parts]
+    for a, b, c in zip(x.split(widths, 1), parts, out.split(widths, 1),
+                       strict=True):
+        torch.add(a, b, out=c)
+    return out
 
 
 def layer_act(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     """``act(layer(x))``, where these two do nothing else in one operator."""
     if is_traced() or not is_plain(layer) or is_observed(layer, act):
         return act(layer(x))
-    post_op = _post_op(act, x, layer.weight)
-    if not post_op:
+    weight = layer.weight
+    post_op = _post_op(act, x, weight)
+    if not post_op or (type(layer) is not nn.Conv2d
+                       and x.numel() * weight.shape[0] < _POST_OP_MACS):
         return act(layer(x))
     if isinstance(layer, nn.Conv2d):
-        return conv_act(layer, act, x, layer.weight, layer.bias)
-    if is_small(x, layer.weight):
-        return act(layer(x))
+        return conv_act(layer, act, x, weight, layer.bias)
     out = _CONV(
-        as_map(x), layer.weight[..., None, None], layer.bias, (0, 0), (1, 1),
+        as_map(x), weight[..., None, None], layer.bias, (0, 0), (1, 1),
         (1, 1), 1, post_op, [], 'none')
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
@@ -93,16 +176,18 @@ def is_plain(layer: nn.Module) -> bool:
     Wrappers, such as those of LoRA, and layers of derived classes, such as
     those of quantization, may do something else.
     """
-    # what torch.compile cannot read stays out of its graphs
     return (type(layer) in _LAYERS
-            and (is_traced() or 'forward' not in vars(layer))
             and getattr(layer, 'padding_mode', 'zeros') == 'zeros'
             and not isinstance(getattr(layer, 'padding', 0), str))
 
 
 def is_observed(*modules: nn.Module) -> bool:
-    """Whether somebody listens to one of the modules."""
-    return (not is_traced() and _has_any_global_hook()) or any(
+    """Whether somebody listens to one of the modules, or has changed it."""
+    # what torch.compile cannot read stays out of its graphs
+    if not is_traced() and (_has_any_global_hook()
+                            or any('forward' in vars(m) for m in modules)):
+        return True
+    return any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
         or m._backward_pre_hooks for m in modules)
 
@@ -121,3 +206,6 @@ def _post_op(act: nn.Module, x: Tensor, weight: Tensor) -> str | None:
             or getattr(act, 'approximate', 'none') != 'none'):
         return None
     return _POST_OPS.get(type(act))
+
+
+_IDENTITY = nn.Identity()

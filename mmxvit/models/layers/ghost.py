@@ -5,6 +5,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .conv import ConvNormAct, SqueezeExcite
+from .fused import add_parts, is_observed, join
 
 
 class GhostConv(nn.Module):
@@ -35,13 +36,21 @@ class GhostConv(nn.Module):
         self.primary = ConvNormAct(in_channels, half, **conv)
         self.cheap = ConvNormAct(half, half, 5, groups=half, **conv)
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    def halves(self,
+               x: Tensor | tuple[Tensor, ...],
+               gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The output before it is put together, see :meth:`forward`."""
+        x = self.primary(x, gate)
+        return x, self.cheap(x)
+
+    def forward(self,
+                x: Tensor | tuple[Tensor, ...],
+                gate: Tensor | None = None) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W); gate: of the input's channels.
 
         See :meth:`ConvNormAct.forward`.
         """
-        x = self.primary(x, gate)
-        return torch.cat((x, self.cheap(x)), 1)
+        return torch.cat(self.halves(x, gate), 1)
 
 
 class GhostBlock(nn.Module):
@@ -84,9 +93,14 @@ class GhostBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)"""
-        out = self.depthwise(self.expand(x))
-        if isinstance(self.se, SqueezeExcite):
-            out = self.se.before(self.project, out)
+        if is_observed(self.expand):
+            out = self.expand(x)
         else:
-            out = self.project(out)
-        return self.shortcut(x) + out
+            out = join(self.expand.halves(x), self.depthwise, self.se,
+                       self.project)
+        out = self.depthwise(out), None
+        if isinstance(self.se, SqueezeExcite):
+            out = self.se.before(self.project, out[0])
+        if is_observed(self.project):
+            return self.shortcut(x) + self.project(*out)
+        return add_parts(self.shortcut(x), self.project.halves(*out))

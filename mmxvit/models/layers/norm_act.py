@@ -4,13 +4,12 @@
 mmcv has builders of its own; these serve users who have torch and MMEngine
 only.
 """
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ..attentions.utils import is_traced
+from ..attentions.utils import may_overwrite
 
 _NORMS = {
     'BN': nn.BatchNorm2d,
@@ -51,17 +50,13 @@ def build_norm(cfg: dict, channels: int) -> nn.Module:
     return norm
 
 
-def _may_overwrite() -> bool:
-    return not (torch.is_grad_enabled() or is_traced())
-
-
 class GELU(nn.GELU):
     """GELU whose result takes the place of its input without autograd."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same."""
         return F.gelu(x, approximate=self.approximate,
-                      **dict(out=x) if _may_overwrite() else {})
+                      **dict(out=x) if may_overwrite() else {})
 
 
 class SiLU(nn.SiLU):
@@ -69,7 +64,7 @@ class SiLU(nn.SiLU):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same."""
-        return F.silu(x, self.inplace or _may_overwrite())
+        return F.silu(x, self.inplace or may_overwrite())
 
 
 _ACTS = {'GELU': GELU, 'SiLU': SiLU}

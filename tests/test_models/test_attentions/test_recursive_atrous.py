@@ -64,6 +64,7 @@ def test_equals_the_equations(reduction, recursions):
         assert close(grad, expected_grad, 1e-11)
 
 
+PASS = 'layer_act(self.proj, self.act, self.attend(x))'
 # What might be written by mistake in place of a step.
 MISTAKES = [
     ('dilations = (1, 3, 5)', 'dilations = (1, 2, 3)'),
@@ -71,17 +72,17 @@ MISTAKES = [
     ('(one + three + five, k, v)', '(F.silu(one + three + five), k, v)'),
     ('(one + three + five, k, v)', '((one + three + five) / 3, k, v)'),
     ('(one + three + five, k, v)', '(one + three + five, v, k)'),
-    ('F.silu(self.convolve(q', '(self.convolve(q'),
+    ('self.act, q', 'nn.Identity(), q'),
     ('self.norm(self.reduce(x)', '(self.reduce(x)'),
     ('F.scaled_dot_product_attention(widen(q)',
      'F.scaled_dot_product_attention(widen(6 * q)'),
     ('range(self.recursions - 1)', 'range(self.recursions)'),
-    ('x = F.silu(out) + x', 'x = out + x'),
-    ('x = F.silu(out) + x', 'x = F.silu(out + x)'),
-    ('x = F.silu(out) + x', 'x = F.silu(out) + inputs'),
-    ('x = F.silu(out) + x', 'x = F.silu(out)'),
-    ('return F.silu(out)', 'return out'),
-    ('return F.silu(out)', 'return F.silu(out) + x'),
+    (f'x = {PASS} + x', 'x = self.proj(self.attend(x)) + x'),
+    (f'x = {PASS} + x', 'x = self.act(self.proj(self.attend(x)) + x)'),
+    (f'x = {PASS} + x', f'x = {PASS} + inputs'),
+    (f'x = {PASS} + x', f'x = {PASS}'),
+    (f'return {PASS}', 'return self.proj(self.attend(x))'),
+    (f'return {PASS}', f'return {PASS} + x'),
 ]
 
 
@@ -90,9 +91,8 @@ def test_reference_notices_mistakes(right, wrong):
     source = inspect.getsource(recursive_atrous)
     assert source.count(right) == 1
     if 'inputs' in wrong:  # the first map in place of the last sum
-        source = source.replace('        out = self.attend(x)\n        if',
-                                '        inputs = out = x\n'
-                                '        out = self.attend(x)\n        if')
+        source = source.replace('        for _ in range(',
+                                '        inputs = x\n        for _ in range(')
     namespace = dict(
         __name__=recursive_atrous.__name__,
         __package__=recursive_atrous.__package__)

@@ -1,4 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+from functools import partial
+
 import pytest
 import torch
 import torch.nn as nn
@@ -6,6 +8,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmxvit.models.attentions.linear import Linear
+from mmxvit.models.backbones.lolvit import FeatureFusion
 from mmxvit.models.backbones.lvt import MLP
 from mmxvit.models.layers import (
     FFN,
@@ -13,8 +16,10 @@ from mmxvit.models.layers import (
     GhostBlock,
     InvertedResidual,
     build_act,
+    fused,
     layer_act,
 )
+from mmxvit.models.layers.conv import SMALL_MAP
 
 FUSED = 'mkldnn::_convolution_pointwise'
 
@@ -181,6 +186,7 @@ def test_folded_block_without_autograd():
 ])
 def test_gate_of_one_image_goes_into_weights(block):
     block.eval()
+    nn.init.ones_(block.se.reduce.bias)  # none of its units is dead
     x = torch.randn(2, 4, 8, 9)
     gates = []
     block.se.expand.register_forward_hook(
@@ -191,18 +197,23 @@ def test_gate_of_one_image_goes_into_weights(block):
             torch.testing.assert_close(
                 block(x[i:i + 1]), both[i:i + 1], rtol=1e-5, atol=1e-5)
     assert (gates[1] - gates[2]).abs().max() > 0
+    se, project = block.se, block.project
+    hidden = torch.randn(2, se.expand.out_channels, 8, 9)
     with torch.no_grad():
-        seen = []
-        forward = block.project.forward
-        block.project.forward = lambda *args: seen.append(
-            len(args)) or forward(*args)
-        block(x[:1])  # map and gate
-        block(x)
-        # a hook sees the map behind the gate
-        block.se.register_forward_hook(lambda *args: seen.append('hook'))
-        block(x[:1])
-        block(x[:0])
-    assert seen == [2, 1, 'hook', 1, 'hook', 1]
+        same, gate = se.before(project, hidden[:1])
+        assert same.data_ptr() == hidden.data_ptr()
+        torch.testing.assert_close(same * gate, se(same))
+        for layer, x in ((project, hidden), (project, hidden[:0]),
+                         (torch.nn.Identity(), hidden[:1])):
+            assert se.before(layer, x)[1] is None
+        # who listens sees the map behind the gate
+        for module in (se, project, next(iter(project.children()))):
+            handle = module.register_forward_hook(lambda *args: None)
+            map_, gate = se.before(project, hidden[:1])
+            assert gate is None
+            torch.testing.assert_close(map_, same * se.gate(same))
+            handle.remove()
+    assert se.before(project, hidden[:1])[1] is None  # autograd
 
 
 def test_gate_of_a_depthwise_block():
@@ -216,3 +227,67 @@ def test_flops_are_counted_without_autograd():
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         layer(torch.randn(1, 4, 9, 7))
     assert counter.get_total_flops() == 2 * 8 * 4 * 9 * 63
+
+
+@pytest.mark.parametrize('block', [
+    GhostBlock(4, 4, 1, False, dict(type='BN'), dict(type='ReLU')),
+    GhostBlock(4, 6, 2, True, dict(type='BN'), dict(type='ReLU')),
+    GhostBlock(4, 6, 2, True, dict(type='GN', num_groups=1),
+               dict(type='GELU')),
+    FeatureFusion(4, 6, 3, dict(type='BN'), dict(type='SiLU')),
+])
+@pytest.mark.parametrize('batch', [1, 2])
+def test_parts_of_large_maps_stay_apart(block, batch, monkeypatch):
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean)
+            nn.init.uniform_(module.running_var, .5, 2)
+    block.eval()
+    x = torch.randn(batch, 4, 9, 10)
+    expected = block(x)
+    monkeypatch.setattr(fused, '_LARGE_MAP', 1)
+    with torch.no_grad():
+        out, names = operators(lambda: block(x))
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+        folds = any(isinstance(m, nn.BatchNorm2d) for m in block.modules())
+        assert (f'{FUSED}_' in names) == (batch == 1 and folds)
+        seen = []
+        hook = block.project.register_forward_pre_hook(
+            lambda module, args: seen.append(args[0]))
+        torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+        hook.remove()
+    assert isinstance(seen[0], torch.Tensor)
+    out, names = operators(lambda: block(x))  # with autograd
+    assert f'{FUSED}_' not in names
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize('act', ['ReLU', 'SiLU', 'GELU'])
+@pytest.mark.parametrize('affine', [True, False])
+def test_small_maps_run_by_a_matrix_product(act, affine):
+    block = ConvNormAct(6, 8, norm_cfg=dict(type='BN', affine=affine),
+                        act_cfg=dict(type=act)).eval()
+    nn.init.uniform_(block.norm.running_mean)
+    nn.init.uniform_(block.norm.running_var, .5, 2)
+    for size in (SMALL_MAP - 1, SMALL_MAP, SMALL_MAP + 1):
+        x, gate = torch.randn(1, 6, 1, size), torch.rand(1, 6, 1, 1)
+        expected = block.act(block.norm(block.conv(x * gate)))
+        with torch.no_grad():
+            out, names = operators(partial(block, x, gate))
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+        assert ('aten::batch_norm' in names) == (size <= SMALL_MAP)
+
+
+def test_who_replaces_forward_is_asked():
+    """As quantizers and offloading do."""
+    block = GhostBlock(4, 6, 2, True, dict(type='BN'), dict(type='ReLU'))
+    block.eval()
+    for module in (block.expand, block.project, block.expand.primary.conv,
+                   block.se):
+        calls = []
+        module.forward = (lambda *args, forward=module.forward, calls=calls:
+                          calls.append(1) or forward(*args))
+        with torch.no_grad():
+            block(torch.randn(1, 4, 8, 8))
+        assert calls == [1], module
+        del module.forward
