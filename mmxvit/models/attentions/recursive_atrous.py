@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers.fused import conv_act, layer_act
-from ..layers.norm_act import SiLU
 from .linear import PointwiseConv
 from .utils import is_traced, widen
+
+_SILU = nn.SiLU()
 
 
 class RecursiveAtrousSelfAttention(nn.Module):
@@ -59,7 +60,6 @@ class RecursiveAtrousSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.reduction = reduction
         self.recursions = recursions
-        self.act = SiLU()
         self.q = PointwiseConv(embed_dims, embed_dims, bias=False)
         # runs once for each dilation
         self.q_conv = nn.Conv2d(
@@ -90,7 +90,7 @@ class RecursiveAtrousSelfAttention(nn.Module):
         if q.is_cpu and not is_traced() and min(q.shape[2:]) < 2 * dilation:
             # with zeros of its own it takes three times as long here
             q, padding = F.pad(q, (dilation, ) * 4), 0
-        return conv_act(self.q_conv, self.act, q, self.q_conv.weight, None,
+        return conv_act(self.q_conv, _SILU, q, self.q_conv.weight, None,
                         (padding, padding), (dilation, dilation))
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,8 +124,8 @@ class RecursiveAtrousSelfAttention(nn.Module):
         if self.recursions == 1:
             return self.proj(self.attend(x))
         for _ in range(self.recursions - 1):
-            x = layer_act(self.proj, self.act, self.attend(x)) + x
-        return layer_act(self.proj, self.act, self.attend(x))
+            x = layer_act(self.proj, _SILU, self.attend(x)) + x
+        return layer_act(self.proj, _SILU, self.attend(x))
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
         """All passes; attention: q k^T and its product with v."""

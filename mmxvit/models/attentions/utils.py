@@ -16,5 +16,9 @@ def is_traced() -> bool:
 
 
 def may_overwrite() -> bool:
-    """Whether nobody will ask for what a tensor holds now."""
-    return not (torch.is_grad_enabled() or is_traced())
+    """Whether no transform asks again for what a tensor holds now.
+
+    These are autograd, graphs and those of ``torch.func``.
+    """
+    return not (torch.is_grad_enabled() or is_traced()
+                or torch._C._functorch.peek_interpreter_stack() is not None)

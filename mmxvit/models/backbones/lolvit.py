@@ -50,6 +50,11 @@ class FeatureFusion(nn.Module):
             for large in (5, 7))
         self.project = ConvNormAct(hidden, out_channels, norm_cfg=norm_cfg)
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether the input may be in parts, see :func:`join`."""
+        return getattr(self.expand, 'takes_parts', False)
+
     def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
         """(B, C_in, H, W), or its parts -> (B, C_out, H, W)"""
         halves = self.depthwise(self.expand(x)).chunk(2, 1)

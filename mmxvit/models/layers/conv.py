@@ -6,18 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attentions.linear import PointwiseConv
-from ..attentions.utils import is_traced, may_overwrite
-from .fused import (
-    conv_act,
-    conv_parts,
-    is_observed,
-    is_plain,
-    layer_act,
-)
+from ..attentions.utils import may_overwrite
+from .fused import conv_act, conv_parts, is_observed, is_plain, layer_act
 from .norm_act import build_act, build_norm
 
-# places of a map up to which torch's matrix product and norm are faster than a
-# convolution with folded weights, which takes long to start
+# places in a batch of maps up to which torch's matrix product and norm are
+# faster than a convolution with folded weights, which takes long to start
 SMALL_MAP = 1024
 
 
@@ -39,6 +33,7 @@ class ConvNormAct(nn.Module):
     """
 
     takes_gate = True  # as a second argument
+    takes_parts = True  # from join()
 
     def __init__(self,
                  in_channels: int,
@@ -68,13 +63,14 @@ class ConvNormAct(nn.Module):
                 and norm.track_running_stats and not norm.training
                 and not is_observed(self.conv, norm))
 
-    def _is_small_product(self, x: Tensor) -> bool:
-        """Whether the convolution is a product of small matrices."""
+    def _runs_as_product(self, x: Tensor) -> bool:
+        """1x1 on small channels-last maps, without autograd on a CPU."""
         conv = self.conv
         return (conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
-                and len(x) * x.shape[2] * x.shape[3] <= SMALL_MAP
                 and may_overwrite() and x.is_cpu
-                and x.dtype == conv.weight.dtype == torch.float32)
+                and x.dtype == conv.weight.dtype == torch.float32
+                and x.dim() == 4 and x.stride(1) == 1
+                and x.numel() <= SMALL_MAP * x.shape[1])
 
     def forward(
             self,
@@ -100,7 +96,7 @@ class ConvNormAct(nn.Module):
                 return layer_act(conv, self.act, x)
             return self.act(norm(conv(x)))
         weight = conv.weight
-        if not isinstance(x, tuple) and self._is_small_product(x):
+        if not isinstance(x, tuple) and self._runs_as_product(x):
             if gate is not None:
                 weight = weight * gate
             out = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1))
@@ -141,6 +137,8 @@ class SqueezeExcite(nn.Module):
         act_cfg: Activation between them.
     """
 
+    takes_parts = True  # from join(), by before()
+
     def __init__(self, channels: int, squeeze_channels: int,
                  act_cfg: dict) -> None:
         super().__init__()
@@ -150,30 +148,32 @@ class SqueezeExcite(nn.Module):
 
     def gate(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
         """(B, C, H, W), or its parts -> (B, C, 1, 1)"""
-        parts = x if isinstance(x, tuple) else (x, )
-        # mean() would divide a map as large as x in the backward pass
-        gate = torch.cat([p.sum((2, 3), keepdim=True) for p in parts], 1)
-        gate = gate / (parts[0].shape[2] * parts[0].shape[3])
+        if isinstance(x, tuple):
+            height, width = x[0].shape[2:]
+            total = torch.cat([p.sum((2, 3), keepdim=True) for p in x], 1)
+        else:
+            # mean() would divide a map as large as x in the backward pass
+            height, width = x.shape[2:]
+            total = x.sum((2, 3), keepdim=True)
+        gate = total / (height * width)
         return self.expand(self.act(self.reduce(gate))).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
         return x * self.gate(x)
 
-    def before(
-        self, layer: nn.Module, x: Tensor | tuple[Tensor, ...]
-    ) -> tuple[Tensor | tuple[Tensor, ...], Tensor | None]:
-        """What to call a layer with behind this: map, and gate or None.
+    def before(self, layer: nn.Module,
+               x: Tensor | tuple[Tensor, ...]) -> tuple:
+        """Arguments for a layer behind this: the map, and a gate or not.
 
         The gate of a single image multiplies weights and not the map, if the
         layer takes one and nobody listens.
         """
-        if isinstance(x, tuple):  # one image, and nobody listens
-            return x, self.gate(x)
-        if (len(x) != 1 or torch.is_grad_enabled() or is_traced()
+        if not isinstance(x, tuple) and (
+                not may_overwrite() or len(x) != 1
                 or not getattr(layer, 'takes_gate', False)
                 or is_observed(self, *layer.modules())):
-            return self(x), None
+            return self(x),
         return x, self.gate(x)
 
     def nominal_macs(self, inputs: tuple, output: Tensor) -> dict[str, int]:
@@ -222,5 +222,8 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)"""
         out = self.depthwise(self.expand(x))
-        out = self.project(*self.se.before(self.project, out))
+        if isinstance(self.se, SqueezeExcite):
+            out = self.project(*self.se.before(self.project, out))
+        else:  # a wrapper
+            out = self.project(self.se(out))
         return x + out if self.add_identity else out

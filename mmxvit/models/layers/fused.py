@@ -12,11 +12,11 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..attentions.linear import Linear, PointwiseConv, as_map
-from ..attentions.utils import is_traced
+from ..attentions.utils import is_traced, may_overwrite
 from .norm_act import GELU, SiLU
 
-# what torch.compile turns a convolution and an activation into; not in every
-# build of torch
+# what torch.compile turns a convolution and an activation into, and one that
+# adds to another map; not in every build of torch
 _CONV = getattr(torch.ops.mkldnn, '_convolution_pointwise', None)
 _ADD_CONV = getattr(torch.ops.mkldnn, '_convolution_pointwise_', None)
 # exact classes; one derived from them may do something else
@@ -58,8 +58,7 @@ def conv_act(conv: nn.Conv2d,
     Returns:
         (B, C_out, H', W')
     """
-    padding = conv.padding if padding is None else padding
-    dilation = dilation or conv.dilation
+    padding, dilation = padding or conv.padding, dilation or conv.dilation
     post_op = x.dim() == 4 and _post_op(act, x, weight)
     if not post_op:
         return act(
@@ -71,62 +70,31 @@ def conv_act(conv: nn.Conv2d,
 
 def join(parts: tuple[Tensor, ...],
          *layers: nn.Module) -> Tensor | tuple[Tensor, ...]:
-    """Maps beside each other, for layers that are :class:`ConvNormAct`.
+    """Maps beside each other.
 
     Args:
         parts: Maps (B, C_i, H, W).
-        layers: They get the result or one of its size.
+        layers: Run on the result one after another, those first that may
+            return parts.
 
     Returns:
-        (B, sum of C_i, H, W), or the large parts of a single image as they
-        are, if nobody listens to the layers.
+        (B, sum of C_i, H, W). The parts as they are where that is faster
+        (large maps of one image, on a CPU without autograd), all layers take
+        them, and nobody listens to one.
     """
     x = parts[0]
-    if (_ADD_CONV is None or len(x) != 1
+    if (not _runs_onednn(x, x) or len(x) != 1
             or x.shape[2] * x.shape[3] < _LARGE_MAP
-            or not _post_op(_IDENTITY, x, x)
+            or not all(getattr(layer, 'takes_parts', False)
+                       or type(layer) is nn.Identity for layer in layers)
             or is_observed(*(m for layer in layers for m in layer.modules()))):
         return torch.cat(parts, 1)
     return parts
 
 
-def conv_parts(conv: nn.Conv2d, act: nn.Module, parts: tuple[Tensor, ...],
-               weight: Tensor,
-               bias: Tensor) -> Tensor | tuple[Tensor, ...]:
-    """:func:`conv_act` of a map whose parts are not joined.
-
-    Args:
-        conv: See :func:`conv_act`.
-        act: See :func:`conv_act`.
-        parts: From :func:`join`.
-        weight: See :func:`conv_act`.
-        bias: See :func:`conv_act`.
-
-    Returns:
-        (B, C_out, H', W'), and for a depthwise convolution its parts.
-    """
-    widths = [x.shape[1] for x in parts]
-    post_op = _post_op(act, parts[0], weight)
-    if not post_op or conv.groups not in (1, sum(widths)):
-        return conv_act(conv, act, torch.cat(parts, 1), weight, bias)
-    geometry = conv.padding, conv.stride, conv.dilation
-    if conv.groups > 1:
-        return tuple(
-            _CONV(*part, *geometry, len(part[1]), post_op, [], 'none')
-            for part in zip(parts, weight.split(widths), bias.split(widths),
-                            strict=True))
-    first, *others = zip(parts, weight.split(widths, 1), strict=True)
-    out = _CONV(*first, bias, *geometry, 1, 'none', [], 'none')
-    for i, other in enumerate(others, 1):
-        last = post_op if i == len(others) and post_op != 'none' else None
-        out = _ADD_CONV.binary(out, *other, None, *geometry, 1, 'add', 1.,
-                               last, [], 'none' if last else None)
-    return out
-
-
 def add_parts(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
     """``x + torch.cat(parts, 1)``"""
-    if not _post_op(_IDENTITY, x, parts[0]):
+    if not _runs_onednn(x, parts[0]):
         return x + torch.cat(parts, 1)
     out = torch.empty_like(x)
     widths = [part.shape[1] for part in parts]
@@ -136,9 +104,44 @@ def add_parts(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
     return out
 
 
+def conv_parts(conv: nn.Conv2d, act: nn.Module, parts: tuple[Tensor, ...],
+               weight: Tensor,
+               bias: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """:func:`conv_act` of a map that is in parts.
+
+    Args:
+        conv: See :func:`conv_act`.
+        act: See :func:`conv_act`.
+        parts: From :func:`join`.
+        weight: See :func:`conv_act`.
+        bias: See :func:`conv_act`.
+
+    Returns:
+        (B, C_out, H', W'), or its parts where the convolution is depthwise.
+    """
+    widths = [x.shape[1] for x in parts]
+    post_op = _post_op(act, parts[0], weight)
+    depthwise = conv.groups == len(weight) == sum(widths)
+    if not _runs_onednn(parts[0], weight) or not (
+            conv.groups == 1 or depthwise and post_op):
+        return conv_act(conv, act, torch.cat(parts, 1), weight, bias)
+    geometry = conv.padding, conv.stride, conv.dilation
+    if depthwise:
+        return tuple(
+            _CONV(*part, *geometry, len(part[1]), post_op, [], 'none')
+            for part in zip(parts, weight.split(widths), bias.split(widths),
+                            strict=True))
+    first, *others = zip(parts, weight.split(widths, 1), strict=True)
+    out = _CONV(*first, bias, *geometry, 1, 'none', [], 'none')
+    for other in others:
+        out = _ADD_CONV.binary(out, *other, None, *geometry, 1, 'add', 1.,
+                               None, [], None)
+    return act(out)
+
+
 def layer_act(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     """``act(layer(x))``, where these two do nothing else in one operator."""
-    if is_traced() or not is_plain(layer) or is_observed(layer, act):
+    if is_traced() or not is_plain(layer) or is_observed(layer):
         return act(layer(x))
     weight = layer.weight
     post_op = _post_op(act, x, weight)
@@ -171,10 +174,11 @@ class FFN(nn.Sequential):
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is known to do what its weights say and no more.
+    """Whether a layer is of a class that does what its weights say.
 
     Wrappers, such as those of LoRA, and layers of derived classes, such as
-    those of quantization, may do something else.
+    those of quantization, may do something else. :func:`is_observed` tells
+    of single layers that somebody has changed.
     """
     return (type(layer) in _LAYERS
             and getattr(layer, 'padding_mode', 'zeros') == 'zeros'
@@ -182,7 +186,7 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def is_observed(*modules: nn.Module) -> bool:
-    """Whether somebody listens to one of the modules, or has changed it."""
+    """Whether somebody listens to one of the modules or has changed it."""
     # what torch.compile cannot read stays out of its graphs
     if not is_traced() and (_has_any_global_hook()
                             or any('forward' in vars(m) for m in modules)):
@@ -192,20 +196,23 @@ def is_observed(*modules: nn.Module) -> bool:
         or m._backward_pre_hooks for m in modules)
 
 
+def _runs_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's operators may run: float32, CPU, no autograd."""
+    return not (
+        # sizes are read last: a graph would depend on them
+        not may_overwrite() or _CONV is None or type(x) is not Tensor
+        or type(weight) not in (Tensor, nn.Parameter)
+        or not x.dtype == weight.dtype == torch.float32 or not x.is_cpu
+        or forward_ad._current_level >= 0
+        or torch._C._is_any_autocast_enabled()
+        # FlopCounterMode and its like know ordinary operators only
+        or torch._C._len_torch_dispatch_stack()
+        or not torch._C._get_mkldnn_enabled() or not x.numel())
+
+
 def _post_op(act: nn.Module, x: Tensor, weight: Tensor) -> str | None:
     """oneDNN's name of the activation; None where it cannot run."""
-    if (_CONV is None or type(x) is not Tensor or not x.numel()
-            or type(weight) not in (Tensor, nn.Parameter)
-            or not x.dtype == weight.dtype == torch.float32
-            or not x.is_cpu or torch.is_grad_enabled() or is_traced()
-            or forward_ad._current_level >= 0
-            or torch._C._is_any_autocast_enabled()
-            # FlopCounterMode and its like know ordinary operators only
-            or torch._C._len_torch_dispatch_stack()
-            or not torch._C._get_mkldnn_enabled()
+    if (not _runs_onednn(x, weight) or is_observed(act)
             or getattr(act, 'approximate', 'none') != 'none'):
         return None
     return _POST_OPS.get(type(act))
-
-
-_IDENTITY = nn.Identity()

@@ -21,6 +21,7 @@ class GhostConv(nn.Module):
     """
 
     takes_gate = True  # as a second argument
+    takes_parts = True  # from join()
 
     def __init__(self,
                  in_channels: int,
@@ -93,14 +94,20 @@ class GhostBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)"""
-        if is_observed(self.expand):
-            out = self.expand(x)
-        else:
+        if _is_plain(self.expand):
             out = join(self.expand.halves(x), self.depthwise, self.se,
                        self.project)
-        out = self.depthwise(out), None
+        else:
+            out = self.expand(x)
+        out = self.depthwise(out)
         if isinstance(self.se, SqueezeExcite):
-            out = self.se.before(self.project, out[0])
-        if is_observed(self.project):
-            return self.shortcut(x) + self.project(*out)
-        return add_parts(self.shortcut(x), self.project.halves(*out))
+            out = self.se.before(self.project, out)
+        else:
+            out = self.se(out),
+        if _is_plain(self.project):
+            return add_parts(self.shortcut(x), self.project.halves(*out))
+        return self.shortcut(x) + self.project(*out)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return type(layer) is GhostConv and not is_observed(layer)

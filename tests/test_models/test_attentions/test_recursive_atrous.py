@@ -64,7 +64,7 @@ def test_equals_the_equations(reduction, recursions):
         assert close(grad, expected_grad, 1e-11)
 
 
-PASS = 'layer_act(self.proj, self.act, self.attend(x))'
+PASS = 'layer_act(self.proj, _SILU, self.attend(x))'
 # What might be written by mistake in place of a step.
 MISTAKES = [
     ('dilations = (1, 3, 5)', 'dilations = (1, 2, 3)'),
@@ -72,13 +72,13 @@ MISTAKES = [
     ('(one + three + five, k, v)', '(F.silu(one + three + five), k, v)'),
     ('(one + three + five, k, v)', '((one + three + five) / 3, k, v)'),
     ('(one + three + five, k, v)', '(one + three + five, v, k)'),
-    ('self.act, q', 'nn.Identity(), q'),
+    ('_SILU, q', 'nn.Identity(), q'),
     ('self.norm(self.reduce(x)', '(self.reduce(x)'),
     ('F.scaled_dot_product_attention(widen(q)',
      'F.scaled_dot_product_attention(widen(6 * q)'),
     ('range(self.recursions - 1)', 'range(self.recursions)'),
     (f'x = {PASS} + x', 'x = self.proj(self.attend(x)) + x'),
-    (f'x = {PASS} + x', 'x = self.act(self.proj(self.attend(x)) + x)'),
+    (f'x = {PASS} + x', 'x = _SILU(self.proj(self.attend(x)) + x)'),
     (f'x = {PASS} + x', f'x = {PASS} + inputs'),
     (f'x = {PASS} + x', f'x = {PASS}'),
     (f'return {PASS}', 'return self.proj(self.attend(x))'),

@@ -8,12 +8,13 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmxvit.models.attentions.linear import Linear
-from mmxvit.models.backbones.lolvit import FeatureFusion
+from mmxvit.models.backbones.lolvit import FeatureFusion, LOLViTBlock
 from mmxvit.models.backbones.lvt import MLP
 from mmxvit.models.layers import (
     FFN,
     ConvNormAct,
     GhostBlock,
+    GhostConv,
     InvertedResidual,
     build_act,
     fused,
@@ -205,15 +206,14 @@ def test_gate_of_one_image_goes_into_weights(block):
         torch.testing.assert_close(same * gate, se(same))
         for layer, x in ((project, hidden), (project, hidden[:0]),
                          (torch.nn.Identity(), hidden[:1])):
-            assert se.before(layer, x)[1] is None
+            assert len(se.before(layer, x)) == 1
         # who listens sees the map behind the gate
         for module in (se, project, next(iter(project.children()))):
             handle = module.register_forward_hook(lambda *args: None)
-            map_, gate = se.before(project, hidden[:1])
-            assert gate is None
+            map_, = se.before(project, hidden[:1])
             torch.testing.assert_close(map_, same * se.gate(same))
             handle.remove()
-    assert se.before(project, hidden[:1])[1] is None  # autograd
+    assert len(se.before(project, hidden[:1])) == 1  # autograd
 
 
 def test_gate_of_a_depthwise_block():
@@ -229,37 +229,153 @@ def test_flops_are_counted_without_autograd():
     assert counter.get_total_flops() == 2 * 8 * 4 * 9 * 63
 
 
-@pytest.mark.parametrize('block', [
-    GhostBlock(4, 4, 1, False, dict(type='BN'), dict(type='ReLU')),
-    GhostBlock(4, 6, 2, True, dict(type='BN'), dict(type='ReLU')),
-    GhostBlock(4, 6, 2, True, dict(type='GN', num_groups=1),
-               dict(type='GELU')),
-    FeatureFusion(4, 6, 3, dict(type='BN'), dict(type='SiLU')),
-])
-@pytest.mark.parametrize('batch', [1, 2])
-def test_parts_of_large_maps_stay_apart(block, batch, monkeypatch):
+NORMS = dict(BN=dict(type='BN'), GN=dict(type='GN', num_groups=1))
+
+
+def make_block(name, norm, act):
+    cfgs = NORMS[norm], dict(type=act)
+    attn = dict(num_heads=2)
+    blocks = dict(
+        ghost=lambda: GhostBlock(4, 4, 1, False, *cfgs),
+        ghost_se=lambda: GhostBlock(4, 6, 2, True, *cfgs),
+        fusion=lambda: FeatureFusion(4, 6, 3, *cfgs),
+        lol=lambda: LOLViTBlock(4, 6, 3, [0.], True, 'feature_fusion', True,
+                                *cfgs, attn),
+        lol_mobilevit=lambda: LOLViTBlock(4, 6, 3, [0.], True, 'mobilevit',
+                                          True, *cfgs, attn))
+    block = blocks[name]()
     for module in block.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean)
             nn.init.uniform_(module.running_var, .5, 2)
-    block.eval()
-    x = torch.randn(batch, 4, 9, 10)
+    return block.eval()
+
+
+@pytest.mark.parametrize('act', ['ReLU', 'SiLU', 'GELU', 'Hardswish'])
+@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize(
+    'name', ['ghost', 'ghost_se', 'fusion', 'lol', 'lol_mobilevit'])
+def test_parts_of_large_maps_stay_apart(name, norm, act, monkeypatch):
+    block = make_block(name, norm, act)
+    x = torch.randn(2, 4, 9, 10)
     expected = block(x)
     monkeypatch.setattr(fused, '_LARGE_MAP', 1)
-    with torch.no_grad():
-        out, names = operators(lambda: block(x))
-        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
-        folds = any(isinstance(m, nn.BatchNorm2d) for m in block.modules())
-        assert (f'{FUSED}_' in names) == (batch == 1 and folds)
-        seen = []
-        hook = block.project.register_forward_pre_hook(
-            lambda module, args: seen.append(args[0]))
-        torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
-        hook.remove()
-    assert isinstance(seen[0], torch.Tensor)
+    for batch in (0, 1, 2):
+        with torch.no_grad():
+            out, names = operators(partial(block, x[:batch]))
+        torch.testing.assert_close(
+            out, expected[:batch], rtol=1e-5, atol=1e-5)
+        assert (f'{FUSED}_' in names) == (batch == 1 and norm == 'BN')
     out, names = operators(lambda: block(x))  # with autograd
     assert f'{FUSED}_' not in names
     torch.testing.assert_close(out, expected)
+
+
+class Wrapper(nn.Module):
+    """As LoRA and quantizers have: knows of one argument, a map."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        assert isinstance(x, torch.Tensor)
+        return self.module(x)
+
+
+@pytest.mark.parametrize('name, path', [
+    *(('ghost_se', path) for path in (
+        'expand', 'depthwise', 'project', 'se', 'project.primary.conv')),
+    ('fusion', 'project'), ('fusion', 'expand'), ('lol', 'fuse'),
+    ('lol', 'fuse.expand'), ('lol_mobilevit', 'fuse')])
+def test_who_wraps_hooks_or_replaces_gets_a_map(name, path, monkeypatch):
+    block = make_block(name, 'BN', 'ReLU')
+    x = torch.randn(1, 4, 9, 10)
+    expected = block(x)
+    monkeypatch.setattr(fused, '_LARGE_MAP', 1)
+    parent, _, leaf = path.rpartition('.')
+    parent = block.get_submodule(parent)
+    layer = getattr(parent, leaf)
+    seen = []
+
+    def look(module, args):
+        seen.append(args[0])
+
+    handle = layer.register_forward_pre_hook(look)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+    handle.remove()
+    forward = layer.forward
+    layer.forward = lambda *args: seen.append(args[0]) or forward(*args)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+    del layer.forward
+    assert [type(value) for value in seen] == [torch.Tensor] * 2
+    setattr(parent, leaf, Wrapper(layer))
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(
+                block(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_derived_ghost_convs_run():
+    class Zero(GhostConv):
+
+        def forward(self, x, gate=None):
+            return 0 * super().forward(x, gate)
+
+    block = make_block('ghost', 'BN', 'ReLU')
+    block.project = Zero(8, 4).eval()
+    x = torch.randn(1, 4, 5, 5)
+    with torch.no_grad():
+        assert torch.equal(block(x), x)
+
+
+def test_hooks_of_activations_run():
+    block = ConvNormAct(4, 4, 3, act_cfg=dict(type='ReLU')).eval()
+    seen = []
+    block.act.register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.no_grad():
+        block(torch.randn(1, 4, 5, 5))
+    block.act.forward = torch.zeros_like
+    with torch.no_grad():
+        assert not block(torch.randn(1, 4, 5, 5)).any()
+    assert len(seen) == 2
+
+
+def test_maps_without_batch_and_vmap():
+    block = ConvNormAct(4, 6, act_cfg=dict(type='GELU')).eval()
+    ghost = make_block('ghost', 'BN', 'GELU')
+    x = torch.randn(3, 4, 5, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x[0]), block(x)[0])
+        for module in (block, ghost):
+            out = torch.func.vmap(module)(x[:, None])[:, 0]
+            torch.testing.assert_close(out, module(x), rtol=1e-5, atol=1e-5)
+
+
+def test_layout_does_not_depend_on_the_size():
+    block = ConvNormAct(4, 6).eval()
+    with torch.no_grad():
+        for size in (30, 40):
+            x = torch.randn(1, 4, size, size)
+            assert block(x).is_contiguous()
+            x = x.contiguous(memory_format=torch.channels_last)
+            assert block(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('name', ['ghost', 'ghost_se', 'fusion'])
+def test_exported_with_free_sizes(name):
+    block = make_block(name, 'BN', 'ReLU')
+    free = torch.export.Dim
+    sizes = {0: free('b', min=1, max=8), 2: free('h', min=8, max=512),
+             3: free('w', min=8, max=512)}
+    with torch.no_grad():
+        exported = torch.export.export(
+            block, (torch.randn(2, 4, 16, 20), ), dynamic_shapes=(sizes, ))
+        x = torch.randn(3, 4, 10, 12)
+        torch.testing.assert_close(exported.module()(x), block(x),
+                                   rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('act', ['ReLU', 'SiLU', 'GELU'])
@@ -271,23 +387,9 @@ def test_small_maps_run_by_a_matrix_product(act, affine):
     nn.init.uniform_(block.norm.running_var, .5, 2)
     for size in (SMALL_MAP - 1, SMALL_MAP, SMALL_MAP + 1):
         x, gate = torch.randn(1, 6, 1, size), torch.rand(1, 6, 1, 1)
+        x = x.contiguous(memory_format=torch.channels_last)
         expected = block.act(block.norm(block.conv(x * gate)))
         with torch.no_grad():
             out, names = operators(partial(block, x, gate))
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
         assert ('aten::batch_norm' in names) == (size <= SMALL_MAP)
-
-
-def test_who_replaces_forward_is_asked():
-    """As quantizers and offloading do."""
-    block = GhostBlock(4, 6, 2, True, dict(type='BN'), dict(type='ReLU'))
-    block.eval()
-    for module in (block.expand, block.project, block.expand.primary.conv,
-                   block.se):
-        calls = []
-        module.forward = (lambda *args, forward=module.forward, calls=calls:
-                          calls.append(1) or forward(*args))
-        with torch.no_grad():
-            block(torch.randn(1, 4, 8, 8))
-        assert calls == [1], module
-        del module.forward
