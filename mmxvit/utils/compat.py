@@ -9,11 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 from packaging.version import Version
+from torch.nn.modules import module
 
 _torch = Version(torch.__version__)
 
 # torch 2.1 and 2.2 have none
 is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+
+
+
+def has_global_hook() -> bool:
+    """Whether a hook listens to all modules; torch 2.1 has no such function."""
+    return any((module._global_forward_hooks,
+                module._global_forward_pre_hooks,
+                module._global_backward_hooks,
+                module._global_backward_pre_hooks))
+
 
 # torch 2.7 and newer load safe globals under a name of choice
 NAMED_SAFE_GLOBALS: bool = _torch >= Version('2.7')

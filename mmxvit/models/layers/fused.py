@@ -9,7 +9,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
+
+from mmxvit.utils.compat import has_global_hook
 
 from ..attentions.linear import Linear, PointwiseConv, as_map
 from ..attentions.utils import is_traced, may_overwrite
@@ -188,7 +189,7 @@ def is_plain(layer: nn.Module) -> bool:
 def is_observed(*modules: nn.Module) -> bool:
     """Whether somebody listens to one of the modules or has changed it."""
     # what torch.compile cannot read stays out of its graphs
-    if not is_traced() and (_has_any_global_hook()
+    if not is_traced() and (has_global_hook()
                             or any('forward' in vars(m) for m in modules)):
         return True
     return any(

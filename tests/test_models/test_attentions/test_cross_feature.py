@@ -151,6 +151,7 @@ def test_scale_does_not_depend_on_the_number_of_tokens():
     assert 0.5 < out[1] / out[0] < 2  # a plain sum gives about 25
 
 
+@pytest.mark.usefixtures('half_on_cpu')
 def test_half_operands_are_widened_and_double_is_kept():
     attn = CrossFeatureAttention(16, 16, 2, base_size=(4, 4))
     x = torch.randn(2, 16, 16)

@@ -164,6 +164,7 @@ def test_a_factor_before_the_norm_is_nearly_without_effect():
     assert change['before_norm'] < 1e-3 < 0.1 < change['after_norm']
 
 
+@pytest.mark.usefixtures('half_on_cpu')
 def test_half_operands_are_widened_and_double_is_kept():
     attn = make_attention().float()
     x, cross = (t.detach().float() for t in make_tokens())
@@ -176,6 +177,7 @@ def test_half_operands_are_widened_and_double_is_kept():
     torch.testing.assert_close(half.float(), expected, rtol=0.02, atol=0.05)
 
 
+@pytest.mark.usefixtures('half_on_cpu')
 def test_softmax_survives_half_precision():
     """Logits of 1e5 would be infinite in float16."""
     attn = make_attention().half()

@@ -377,6 +377,7 @@ def test_autocast_on_a_gpu(family, arch, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.usefixtures('half_on_cpu')
 @zoo
 @pytest.mark.parametrize('training', [True, False])
 def test_float16_autocast(family, arch, training):
