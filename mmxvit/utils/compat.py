@@ -19,7 +19,7 @@ is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 
 def has_global_hook() -> bool:
-    """Whether a hook listens to all modules; torch 2.1 has no such function."""
+    """Whether a hook listens to all modules; torch 2.1 cannot tell."""
     return any((module._global_forward_hooks,
                 module._global_forward_pre_hooks,
                 module._global_backward_hooks,
