@@ -173,8 +173,8 @@ JOBS = [
         optim_wrapper__optimizer=ADAMW),
     fitted(
         'fcaformer/mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco.py',
-        'coco/segm_mAP', 0.4, length=12, batch_size=2,
-        optim_wrapper__optimizer__lr=1e-3),
+        'coco/segm_mAP', 0.4, length=18, batch_size=2,
+        optim_wrapper__optimizer__lr=7e-4),
     fitted(
         'lvt/panoptic-fpn_lvt_8xb8-ms-3x_coco.py',
         'coco_panoptic/PQ', 40., length=30, layout='coco_panoptic',
