@@ -237,7 +237,8 @@ def use_show_dir(cfg: Config, show_dir: str) -> None:
                        draw=True,
                        test_out_dir=folder)),
             mmseg=('SegLocalVisualizer',
-                   dict(type='SegVisualizationHook', draw=True)),
+                   dict(
+                       type='SegVisualizationHook', draw=True, interval=1)),
             mmpretrain=('UniversalVisualizer',
                         dict(
                             type='VisualizationHook',

@@ -50,8 +50,7 @@ def test_seg_inferencer(config, checkpoint, image):
     pipeline[2].type = 'mmxvit.LoadSegAnnotations'
     cfg.dump(path)
     weights = checkpoint(path)
-    inferencer = MMSegInferencer(
-        path, weights, device='cpu', show_progress=False)
+    inferencer = MMSegInferencer(path, weights, device='cpu')
     labels = inferencer(image)['predictions']
     assert labels.shape == (72, 64)
     sample = expected(path, weights, image)
