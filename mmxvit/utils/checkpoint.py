@@ -12,7 +12,7 @@ import re
 import types
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,6 +81,7 @@ def _training_state_objects(mmengine: bool) -> dict[str, Any]:
         'builtins.complex': complex,
         'builtins.getattr': _log_method,
         'builtins.set': set,
+        'collections.Counter': Counter,  # milestones of MultiStepLR
         'collections.OrderedDict': OrderedDict,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'numpy.dtype': _number_dtype,

@@ -5,7 +5,7 @@ import pickle
 import shutil
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
@@ -36,7 +36,8 @@ def training_state():
         message_hub=dict(
             log_scalars=dict(loss=HistoryBuffer([1., 2.], [1, 1])),
             runtime_info=dict(score=np.float64(0.5), best=np.int64(7))),
-        optimizer=dict(state={0: dict(step=torch.tensor(4.))}))
+        optimizer=dict(state={0: dict(step=torch.tensor(4.))}),
+        param_schedulers=[dict(milestones=Counter([27, 33]))])
 
 
 @pytest.mark.parametrize('zip_format', [True, False])
@@ -52,6 +53,8 @@ def test_training_state_is_read_in_full(loader, tmp_path, zip_format):
     assert hub['runtime_info'] == dict(score=0.5, best=7)
     assert loaded['meta']['dataset_meta'].classes == ('a', 'b')
     assert loaded['meta']['args'].lr == 0.1
+    (scheduler, ) = loaded['param_schedulers']
+    assert scheduler['milestones'] == Counter([27, 33])
 
 
 def test_numpy_values_of_the_other_numpy_generation(loader, tmp_path):
