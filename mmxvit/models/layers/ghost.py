@@ -20,9 +20,6 @@ class GhostConv(nn.Module):
         act_cfg: See :func:`build_act`; None for no activation.
     """
 
-    takes_gate = True  # as a second argument
-    takes_parts = True  # from join()
-
     def __init__(self,
                  in_channels: int,
                  out_channels: int,
@@ -37,11 +34,21 @@ class GhostConv(nn.Module):
         self.primary = ConvNormAct(in_channels, half, **conv)
         self.cheap = ConvNormAct(half, half, 5, groups=half, **conv)
 
+    @property
+    def takes_gate(self) -> bool:
+        """Whether the input may come with a gate, see ``forward``."""
+        return getattr(self.primary, 'takes_gate', False)
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether the input may be in parts, see :func:`join`."""
+        return getattr(self.primary, 'takes_parts', False)
+
     def halves(self,
                x: Tensor | tuple[Tensor, ...],
                gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The output before it is put together, see :meth:`forward`."""
-        x = self.primary(x, gate)
+        x = self.primary(x) if gate is None else self.primary(x, gate)
         return x, self.cheap(x)
 
     def forward(self,

@@ -285,7 +285,8 @@ class Wrapper(nn.Module):
 
 @pytest.mark.parametrize('name, path', [
     *(('ghost_se', path) for path in (
-        'expand', 'depthwise', 'project', 'se', 'project.primary.conv')),
+        'expand', 'depthwise', 'project', 'se', 'expand.primary',
+        'project.primary', 'project.primary.conv')),
     ('fusion', 'project'), ('fusion', 'expand'), ('lol', 'fuse'),
     ('lol', 'fuse.expand'), ('lol_mobilevit', 'fuse')])
 def test_who_wraps_hooks_or_replaces_gets_a_map(name, path, monkeypatch):
