@@ -276,6 +276,26 @@ class Measured:
     batch: int
     about: str
 
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        entry = dict(
+            about=self.about, batch=self.batch, sizes=self.sizes,
+            **{key: {row: {f'{h}x{w}': v for (h, w), v in values.items()}
+                     for row, values in getattr(self, key).items()}
+               for key in ('seconds', 'peak_bytes')})
+        path.write_text(json.dumps(entry, indent=1) + '\n', 'utf-8')
+
+    @classmethod
+    def load(cls, path: Path) -> 'Measured':
+        """What :meth:`save` wrote."""
+        entry = json.loads(path.read_text('utf-8'))
+        entry['sizes'] = [tuple(s) for s in entry['sizes']]
+        for key in ('seconds', 'peak_bytes'):
+            entry[key] = {row: {tuple(map(int, size.split('x'))): v
+                                for size, v in values.items()}
+                          for row, values in entry[key].items()}
+        return cls(**entry)
+
 
 def cells(table: Table,
           counts: dict[str, Counts],
@@ -353,6 +373,7 @@ def _columns(table: Table, counts: dict[str, Counts],
                 flops(r, c, 'full')
                 for r, c in zip(rows, counted, strict=True)]
     columns.update(printed('speed'))
+    fps = any(n.startswith('FPS') for r in rows for n in r.speed)
     for size in measured.sizes if measured else ():
         for name, values, text in (
             ('ms', measured.seconds,
@@ -361,6 +382,8 @@ def _columns(table: Table, counts: dict[str, Counts],
              lambda s: 'OOM' if math.isnan(s) else f'{measured.batch / s:.1f}'
              ),
             ('MiB', measured.peak_bytes, lambda b: f'{b / 2**20:.0f}')):
+            if name == 'images/s' and not fps:
+                continue
             columns[f'{name} at {size_text(size)}, here'] = [
                 text(values[r.source][size])
                 if size in values.get(r.source, {}) else '' for r in rows]

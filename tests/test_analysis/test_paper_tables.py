@@ -209,6 +209,26 @@ def test_what_was_measured_is_beside_the_papers(table, counts):
     assert 'Measured so.' in remarks(table, measured)[0]
 
 
+def test_measured_speeds_are_kept_in_a_file(tmp_path):
+    # a GPU had too little memory for the second size
+    measured = Measured(
+        [(224, 224), (512, 1024)],
+        {'a/ours {"x": 1}': {(224, 224): .02, (512, 1024): .5}},
+        {'a/ours {"x": 1}': {(224, 224): 3 << 20}}, 4, 'Measured so.')
+    measured.save(tmp_path / 'speeds.json')
+    assert Measured.load(tmp_path / 'speeds.json') == measured
+
+
+def test_images_per_second_stand_where_the_paper_prints_them(table, counts):
+    measured = Measured([(224, 224)], {'a/ours': {(224, 224): .02}}, {}, 4,
+                        '')
+    for row in table.rows:
+        row.speed = {'ms at 224': '9'} if row.speed else {}
+    head = cells(table, counts, measured=measured)[0]
+    assert 'ms at 224, here' in head
+    assert 'images/s at 224, here' not in head
+
+
 def test_no_accuracy_is_shown_as_ours_unless_tested():
     for table in TABLES.values():
         head = cells(table, load_counts())[0]

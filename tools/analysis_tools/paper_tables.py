@@ -82,6 +82,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--latency',
         action='store_true',
         help='measure latency and peak memory of all rows')
+    speed.add_argument(
+        '--speeds',
+        type=Path,
+        metavar='DIR',
+        help='for --latency: write the figures to NAME.json as well, which is '
+        'what the pages of the documentation show')
     speed.add_argument('--no-memory', action='store_true')
     speed.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     speed.add_argument(
@@ -104,10 +110,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error('--format png needs --out DIR')
     if args.checkpoints and not args.checkpoints.is_dir():
         parser.error(f'--checkpoints {args.checkpoints}: no such folder')
-    for name in args.table if args.out else ():
-        file = args.out / f'{name}.{args.format}'
-        if file.exists():
-            parser.error(f'{file} exists; remove it or choose another --out')
+    if args.speeds and not args.latency:
+        parser.error('--speeds needs --latency')
+    for option, ending in ('out', args.format), ('speeds', 'json'):
+        folder = getattr(args, option)
+        for name in args.table if folder else ():
+            file = folder / f'{name}.{ending}'
+            if file.exists():
+                parser.error(f'{file} exists; remove it or choose another '
+                             f'--{option}')
     return args
 
 
@@ -144,6 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             measured = measure_speed(
                 table.rows, settings(table.speed_sizes, table.batch), tuned,
                 not args.no_memory, progress)
+            if args.speeds:
+                args.speeds.mkdir(parents=True, exist_ok=True)
+                measured.save(args.speeds / f'{name}.json')
         if args.checkpoints:
             tested = checkpoint_accuracies(
                 table.rows, args.checkpoints, args.cfg_options, args.work_dir)

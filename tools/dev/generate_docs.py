@@ -19,6 +19,7 @@ from mmxvit.models.backbones.base import PyramidBackbone
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / 'docs/data/benchmark'
+SPEEDS = ROOT / 'docs/data/speeds'
 """CSV files of benchmark.py."""
 SECTION = re.compile(r'(<!-- generated: (\S+) -->\n).*?(<!-- end -->)', re.S)
 
@@ -80,12 +81,18 @@ def paper_table(name: str) -> str:
 
 
 def paper_page(paper: str) -> str:
-    """All tables of a paper, for its page."""
-    return '\n\n'.join(
-        f'## {table.title}\n\n`--table {name}`\n\n' +
-        paper_tables.markdown(table, paper_tables.load_counts())
-        for name, table in paper_tables.load_tables().items()
-        if table.paper == paper)
+    """All tables of a paper, for its page, with the speeds that are kept."""
+    sections = []
+    for name, table in paper_tables.load_tables().items():
+        if table.paper == paper:
+            speeds = SPEEDS / f'{name}.json'
+            measured = paper_tables.Measured.load(
+                speeds) if speeds.exists() else None
+            sections.append(
+                f'## {table.title}\n\n`--table {name}`\n\n' +
+                paper_tables.markdown(table, paper_tables.load_counts(),
+                                      measured=measured))
+    return '\n\n'.join(sections)
 
 
 def benchmark(name: str) -> str:
