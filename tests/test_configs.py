@@ -73,7 +73,7 @@ def test_self_contained_with_one_slot_for_weights(path, tmp_path):
             type='Pretrained', checkpoint='weights.pth', **prefix)
         # also by --cfg-options
         given = load_config(str(path), dict(pretrained='weights.pth'))
-        assert given.model.backbone.init_cfg == backbone.init_cfg
+        assert given.model.backbone == backbone
 
 
 @pytest.mark.parametrize('name', [

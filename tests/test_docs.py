@@ -34,6 +34,14 @@ def test_tables_are_those_of_the_code():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_sizes_in_the_model_zoo():
+    page = (DOCS / 'model_zoo.md').read_text()
+    sizes = re.findall(r' G at (.*?) \|', page)
+    assert len(sizes) > 80
+    assert {s for s in sizes if not re.fullmatch(r'\d+( x \d+)?', s)} == set()
+    assert '800 x 1216' in sizes
+
+
 def test_reference_is_complete():
     """All types for configs, and what ``import mmxvit`` gives."""
     pages = '\n'.join(p.read_text() for p in (DOCS / 'api').glob('*.md'))

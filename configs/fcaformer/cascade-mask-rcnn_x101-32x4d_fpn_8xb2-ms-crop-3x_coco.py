@@ -8,8 +8,9 @@ _base_ = [
 ]
 
 # Checkpoint of a classifier with keys `backbone.*`; None trains from scratch.
-# Set it here: with weights, norms and the first stage do not change.
 pretrained = None
+# Given to the backbone beside weights: norms and first stage stay as they are.
+pretrained_backbone = dict(frozen_stages=1, norm_eval=True)
 model = dict(
     backbone=dict(
         type='ResNeXt',
@@ -18,13 +19,12 @@ model = dict(
         base_width=4,
         num_stages=4,
         out_indices=(0, 1, 2, 3),
-        frozen_stages=1 if pretrained else -1,
         norm_cfg=dict(type='BN', requires_grad=True),
-        norm_eval=bool(pretrained),
         style='pytorch',
         init_cfg=dict(
             type='Pretrained', checkpoint=pretrained, prefix='backbone.')
-        if pretrained else None),
+        if pretrained else None,
+        **(pretrained_backbone if pretrained else dict(norm_eval=False))),
     neck=dict(in_channels=[256, 512, 1024, 2048]))
 
 # Swin's, from whose paper the row is: there only the backbones differ

@@ -90,20 +90,31 @@ def read_annotations(path: str,
 
     Raises:
         UserError: It is missing, damaged, of another format, or has segments
-            of an unknown category.
+            of an unknown category; or, as ground truth, an image or a segment
+            twice, or a segment without area.
     """
+    truth = categories is None
     try:
         data = json.loads(_read(path, backend_args, 'panoptic JSON'))
     except ValueError as error:
         raise UserError(f'{path}: is no JSON file ({error}); write it again '
                         'or fetch it again') from error
     try:
-        if categories is None:
+        if truth:
             categories = _by_key(data, 'categories', 'id', 'name', 'isthing')
+        # of predictions the last entry counts, as in COCO's own evaluator
         annotations = _by_key(data, 'annotations', 'image_id', 'file_name',
-                              'segments_info')
+                              'segments_info', unique=truth)
         for annotation in annotations.values():
-            _by_key(annotation, 'segments_info', 'id', 'category_id')
+            segments = _by_key(annotation, 'segments_info', 'id',
+                               'category_id', unique=truth)
+            if not isinstance(annotation['file_name'], str):
+                raise TypeError(f'file_name {annotation["file_name"]!r}')
+            for segment in segments.values():
+                hash(segment['category_id'])
+                area = segment.get('area', 1)
+                if truth and not isinstance(area, (int, float)):
+                    raise TypeError(f'area {area!r}')
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f'{path}: is not in the panoptic format of COCO ({error}); it has '
@@ -118,6 +129,12 @@ def read_annotations(path: str,
                     f'is of category_id {segment["category_id"]}, which '
                     '`categories` of the ground truth does not list: correct '
                     'it, or add it there')
+            if (truth and not segment.get('iscrowd')
+                    and segment.get('area', 1) <= 0):
+                raise UserError(
+                    f'{path}: segment {segment["id"]} of image_id {image_id} '
+                    f'has the area {segment["area"]}, expected its number of '
+                    'pixels: correct it, or remove the segment')
     return categories, annotations
 
 
@@ -149,15 +166,22 @@ def check_categories(path: str, image_id: int, segments: Segments,
                         f'not one of `classes` of the config: {METAINFO}')
 
 
-def _by_key(parent: dict[str, Any], name: str, key: str,
-            *others: str) -> dict[int, dict]:
-    """Entries of the list ``parent[name]``, which have all the keys."""
+def _by_key(parent: dict[str, Any], name: str, key: str, *others: str,
+            unique: bool = False) -> dict[int, dict]:
+    """Entries of the list ``parent[name]``, which have all the keys.
+
+    Args:
+        unique: Refuse two entries with the same value of ``key``.
+    """
     entries = parent.get(name, ())
     for entry in entries:
         for required in (key, *others):
             if required not in entry:
                 raise KeyError(f'{required} in {name}')
-    return {entry[key]: entry for entry in entries}
+    found = {entry[key]: entry for entry in entries}
+    if unique and len(found) < len(entries):
+        raise KeyError(f'{key} in {name} occurs twice')
+    return found
 
 
 def _read(path: str, backend_args: dict | None, kind: str) -> bytes:

@@ -1,6 +1,9 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import os.path as osp
+
 from mmdet import datasets
 
+from mmxvit.engine.check_annotations import box_is_outside
 from mmxvit.engine.command import UserError
 from mmxvit.registry import DATASETS
 
@@ -13,7 +16,10 @@ class CocoPanopticDataset(datasets.CocoPanopticDataset):
 
     mmdet's names neither file nor remedy where a segment is of a category
     that ``metainfo.classes`` lacks, and deals out wrong labels where the file
-    lacks one of ``classes`` or lists stuff before things.
+    lacks one of ``classes`` or lists stuff before things. It trains on boxes
+    outside their image, and takes the name of the image for the PNG's, too;
+    here things with such boxes are left out (``tools/train.py`` says so), and
+    the PNG is the annotation's ``file_name``.
 
     Raises:
         UserError: One of this is so, or the file is damaged or of another
@@ -36,6 +42,11 @@ class CocoPanopticDataset(datasets.CocoPanopticDataset):
             raise UserError(f'{self.ann_file}: has no `images`; name another '
                             'file in ann_file of this data set in the config')
         known = [self._categories[i] for i in self.cat_ids]
+        if any('isthing' not in category for category in known):
+            raise UserError(
+                f'{self.ann_file}: `categories` has no `isthing`, 1 for '
+                'things and 0 for stuff; name a panoptic file in ann_file of '
+                'this data set in the config, or add it')
         names = [category['name'] for category in known]
         absent = [c for c in self.metainfo['classes'] if c not in names]
         if absent:
@@ -61,16 +72,33 @@ class CocoPanopticDataset(datasets.CocoPanopticDataset):
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         """As in mmdet; categories of segments must be known."""
-        self._categories = self.coco.cats
-        image_id = raw_data_info['raw_img_info']['img_id']
-        check_categories(self.ann_file, image_id,
-                         raw_data_info['raw_ann_info'], self._categories,
+        if not hasattr(self, '_categories'):
+            self._categories = self.coco.cats
+            self._pngs = {a['image_id']: a['file_name'] for a in
+                          self.coco.dataset.get('annotations', ())}
+        image = raw_data_info['raw_img_info']
+        segments = raw_data_info['raw_ann_info'] or []
+        image_id = image['img_id']
+        check_categories(self.ann_file, image_id, segments, self._categories,
                          self.cat2label)
-        data_info = super().parse_data_info(raw_data_info)
+        ids = [s['id'] for s in segments]
+        if len(set(ids)) < len(ids):
+            raise UserError(
+                f'{self.ann_file}: segments_info of image_id {image_id} lists '
+                'an id several times: give each segment its own')
+        inside = [
+            s for s in segments
+            if not (self._categories[s['category_id']].get('isthing')
+                    and box_is_outside(s['bbox'], image))
+        ]
+        data_info = super().parse_data_info(
+            dict(raw_data_info, raw_ann_info=inside))
+        if data_info['seg_map_path'] and image_id in self._pngs:
+            data_info['seg_map_path'] = osp.join(
+                self.data_prefix['seg'], self._pngs[image_id])
         kept = {s['id'] for s in data_info['segments_info']}
-        # without area, or less than a pixel wide: no object for mmdet
-        unused = [s for s in raw_data_info['raw_ann_info'] or ()
-                  if s['id'] not in kept]
+        # outside, without area, or less than a pixel wide
+        unused = [s for s in segments if s['id'] not in kept]
         if unused:
             data_info['unused_segments'] = unused
         return data_info

@@ -14,7 +14,7 @@ from PIL import Image
 from .command import UserError
 
 MANY_IMAGES = 20_000
-"""Of more images than these only the names are looked at."""
+"""Of more images than these only names and sizes are looked at."""
 
 _ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}  # JPEG, PNG
 
@@ -51,19 +51,32 @@ def check_coco(dataset: dict, key: str) -> list[str]:
 
 
 def check_panoptic(dataset: dict, key: str) -> list[str]:
-    """Check the images of a ``CocoPanopticDataset``.
+    """Check the images and the boxes of things of a ``CocoPanopticDataset``.
 
-    Its annotations are checked where they are loaded, by
-    ``mmxvit.CocoPanopticDataset``. Arguments and results as for
-    :func:`check_coco`.
+    All else is checked where it is loaded, by ``mmxvit.CocoPanopticDataset``.
+    Arguments and results as for :func:`check_coco`.
     """
     path = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
     content = _read(path)
     images = content.get('images') if isinstance(content, dict) else None
-    if isinstance(images, list) and all(
-            isinstance(i, dict) and 'file_name' in i for i in images):
-        _check_images(path, _image_folder(dataset), images, key)
-    return []
+    if not isinstance(images, list) or any(
+            not isinstance(i, dict) or not {'id', 'file_name'} <= i.keys()
+            for i in images):
+        return []  # another format, as the data set will say
+    _check_images(path, _image_folder(dataset), images, key)
+    try:
+        sizes = {i['id']: i['height'] * i['width'] for i in images}
+        things = {c['id'] for c in content['categories'] if c['isthing']}
+        boxes = [
+            dict(id=s['id'], image_id=a['image_id'], bbox=s['bbox'],
+                 area=s['area'])
+            for a in content.get('annotations', ())
+            for s in a['segments_info']
+            if s['category_id'] in things and a['image_id'] in sizes
+        ]
+    except (KeyError, TypeError):
+        return []  # likewise
+    return _check_boxes(path, dict(images=images, annotations=boxes))
 
 
 def check_masks(dataset: dict, key: str) -> list[str]:
@@ -277,6 +290,18 @@ def _note_unknown(path: str, annotations: list[dict], unknown: Counter,
     ]
 
 
+def box_is_outside(box: Sequence[float], image: dict) -> bool:
+    """Whether no part of [x, y, width, height] is inside the image.
+
+    Args:
+        box: In pixels.
+        image: With ``height`` and ``width``.
+    """
+    x, y, width, height = box
+    return (min(x + width, image['width']) <= max(x, 0)
+            or min(y + height, image['height']) <= max(y, 0))
+
+
 def _check_boxes(path: str, content: dict) -> list[str]:
     images = {i['id']: i for i in content['images']}
     outside, reaching = [], []
@@ -290,9 +315,8 @@ def _check_boxes(path: str, content: dict) -> list[str]:
         image = images[annotation['image_id']]
         x, y, width, height = box
         right, bottom = x + width, y + height
-        if (min(right, image['width']) <= max(x, 0)
-                or min(bottom, image['height']) <= max(y, 0)
-                or min(width, height) < 1 or annotation['area'] <= 0):
+        if (box_is_outside(box, image) or min(width, height) < 1
+                or annotation['area'] <= 0):
             outside.append(annotation)
         elif (min(x, y) < -1 or right > image['width'] + 1
               or bottom > image['height'] + 1):
@@ -335,9 +359,8 @@ def _check_images(path: str, folder: str, images: list[dict],
             f'{path}: {len(absent)} of {len(names)} images are not in '
             f'{folder or "."}: {_some(absent)}. Add them, correct '
             f'data_prefix of {key}, or remove them from the file')
-    if len(names) > MANY_IMAGES:
-        return
-    damaged = [n for n in names if not _complete(os.path.join(folder, n))]
+    whole = _complete if len(names) <= MANY_IMAGES else os.path.getsize
+    damaged = [n for n in names if not whole(os.path.join(folder, n))]
     if damaged:
         raise UserError(
             f'{path}: {len(damaged)} of {len(names)} images in '

@@ -152,7 +152,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     although the config has used them already: ``data_root`` replaces the old
     one in all data sets and evaluators, ``pretrained`` becomes ``init_cfg``
     of ``model.backbone`` (keys with the prefix ``backbone.``, but without for
-    :data:`BARE_BACKBONES`; None clears it).
+    :data:`BARE_BACKBONES`; None clears it), beside which the backbone is given
+    what the config has in ``pretrained_backbone``.
 
     Args:
         path: Config file.
@@ -211,6 +212,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         backbone = cfg.model.backbone
         backbone.pop('init_cfg', None)
         if options['pretrained']:
+            backbone.update(cfg.get('pretrained_backbone', {}))
             bare = type_name(backbone).rpartition('.')[2] in BARE_BACKBONES
             backbone.init_cfg = dict(
                 type='Pretrained',

@@ -2,6 +2,7 @@
 """Prediction on one image, and its picture, for any task."""
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -72,7 +73,10 @@ def read_image(path: str) -> np.ndarray:
     """
     if not Path(path).is_file():
         raise UserError(f'{path}: no such image file')
-    image = mmcv.imread(path)
+    try:
+        image = mmcv.imread(path)
+    except cv2.error:  # of an empty file
+        image = None
     if image is None:
         raise UserError(f'{path}: cannot be read as an image; give a JPEG, '
                         'PNG, BMP, TIFF or WebP file')

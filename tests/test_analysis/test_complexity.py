@@ -344,6 +344,15 @@ def test_tool_with_a_backbone(monkeypatch, capsys, tmp_path):
     assert json.loads(file.read_text()) == data
 
 
+def test_tool_with_a_size_that_needs_padding(monkeypatch, capsys):
+    pytest.importorskip('mmdet')
+    config = (TOOL.parents[2] / 'configs/lvt/'
+              'panoptic-fpn_lvt_8xb8-ms-3x_coco.py')
+    with pytest.raises(SystemExit, match='does not run on images of 64 x 72 '
+                       '.*multiples of 32'):
+        run_tool(monkeypatch, str(config), '--size', '64', '72')
+
+
 def test_tool_with_a_config(monkeypatch, capsys, tmp_path):
     pytest.importorskip('mmpretrain')
     file = tmp_path / 'tiny.py'

@@ -75,6 +75,14 @@ def without(entry, key):
     return {k: v for k, v in entry.items() if k != key}
 
 
+def with_segment(**changes):
+    """A file of ground truth with one segment."""
+    return dict(
+        categories=CATEGORIES,
+        annotations=[dict(ANNOTATION, segments_info=[
+            dict(id=1, category_id=7) | changes])])
+
+
 @pytest.mark.parametrize('content, message', [
     ('{"annotations": [', 'is no JSON file'),
     ([ANNOTATION], 'is not in the panoptic format'),
@@ -90,11 +98,34 @@ def without(entry, key):
      'category_id in segments_info'),
     (dict(categories=CATEGORIES[:1], annotations=[ANNOTATION]),
      'segment 70000 of image_id 5 is of category_id 8, which'),
+    (dict(categories=CATEGORIES, annotations=[ANNOTATION] * 2),
+     'image_id in annotations occurs twice'),
+    (dict(categories=CATEGORIES, annotations=[dict(
+        ANNOTATION, segments_info=ANNOTATION['segments_info'][:1] * 2)]),
+     'id in segments_info occurs twice'),
+    (dict(categories=CATEGORIES, annotations=[dict(ANNOTATION,
+                                                   file_name=None)]),
+     'file_name None'),
+    (with_segment(category_id=[7]), 'unhashable'),
+    (with_segment(area='8'), "area '8'"),
+    (with_segment(area=None), 'area None'),
+    (with_segment(area=0), 'segment 1 of image_id 5 has the area 0, expected '
+     'its number of pixels'),
 ])
 def test_bad_annotations(content, message):
     path = write(content)
     with pytest.raises(UserError, match=f'^a.json: .*{message}'):
         read_annotations(path)
+
+
+def test_what_does_not_count():
+    """Areas of crowds, and in predictions all areas and earlier entries."""
+    crowd = with_segment(area=0, iscrowd=1)
+    assert read_annotations(write(crowd))[1] == {5: crowd['annotations'][0]}
+    known = {7: CATEGORIES[0], 8: CATEGORIES[1]}
+    twice = [with_segment(area='?')['annotations'][0], ANNOTATION]
+    assert read_annotations(write(dict(annotations=twice)), known) == (
+        known, {5: ANNOTATION})
 
 
 def test_missing_annotations():

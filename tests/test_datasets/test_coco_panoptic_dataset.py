@@ -113,6 +113,56 @@ def test_segments_that_are_no_objects_for_mmdet(truth):
     assert segment['id'] not in [s['id'] for s in info['segments_info']]
 
 
+def test_things_outside_their_image_are_left_out(truth):
+    """mmdet trains on them, to NaN."""
+    segments = truth['annotations'][0]['segments_info']
+    thing = next(s for s in segments if s['category_id'] < 100)
+    stuff = next(s for s in segments if s['category_id'] > 100)
+    for segment in (thing, stuff):  # boxes of stuff do not count
+        segment['bbox'] = [500, 500, 30, 30]
+    save(truth)
+    dataset = build()
+    info = dataset.get_data_info(0)
+    assert [s['id'] for s in info['unused_segments']] == [thing['id']]
+    assert stuff['id'] in [s['id'] for s in info['segments_info']]
+    boxes = dataset[0]['data_samples'].gt_instances.bboxes
+    assert (boxes.tensor <= 64).all()
+
+
+def test_names_of_the_pngs_are_those_of_the_annotations(truth):
+    """mmdet puts .png in the place of .jpg, and reads a .jpeg as the PNG."""
+    expected = [s['data_samples'].gt_sem_seg.sem_seg for s in build()]
+    image, other = truth['images']
+    image['file_name'] = 'a.jpeg'
+    (FOLDER.parent / 'train2017/000000000001.jpg').rename(
+        FOLDER.parent / 'train2017/a.jpeg')
+    truth['annotations'][1]['file_name'] = 'segments_2.png'
+    (FOLDER / 'panoptic_train2017/000000000002.png').rename(
+        FOLDER / 'panoptic_train2017/segments_2.png')
+    save(truth)
+    for sample, segments in zip(build(), expected, strict=True):
+        assert (sample['data_samples'].gt_sem_seg.sem_seg == segments).all()
+
+
+def test_segment_that_is_listed_twice(truth):
+    segments = truth['annotations'][0]['segments_info']
+    segments.append(segments[0])
+    save(truth)
+    with pytest.raises(UserError, match='segments_info of image_id 1 lists an '
+                       'id several times: give each'):
+        build()
+
+
+def test_categories_without_isthing(truth):
+    for category in truth['categories']:
+        del category['isthing']
+    del truth['annotations']  # as for COCO's test images
+    save(truth)
+    with pytest.raises(UserError, match='2017.json: `categories` has no '
+                       '`isthing`, .*name a panoptic file'):
+        build()
+
+
 def test_stuff_before_things(truth):
     truth['categories'].reverse()
     save(truth)

@@ -225,9 +225,13 @@ def test_images(content, name):
 
 
 def test_many_images_are_only_looked_up(content, monkeypatch):
-    Path('cells/images/a.jpg').write_bytes(b'')
+    image = Path('cells/images/a.jpg')
+    image.write_bytes(image.read_bytes()[:-50])
+    assert "'a.jpg'" in message(content)
     monkeypatch.setattr(check_annotations, 'MANY_IMAGES', 1)
     assert check(content) == []
+    image.write_bytes(b'')  # the size is as cheap as the name
+    assert "'a.jpg'" in message(content)
     Path('cells/images/a.jpg').unlink()
     assert "'a.jpg'" in message(content)
 
@@ -291,6 +295,41 @@ def test_images_of_panoptic_data(content):
     Path('cells/images/a.jpg').unlink()
     with pytest.raises(UserError, match="are not in cells/images: 'a.jpg'"):
         check_panoptic(dataset, 'x')
+
+
+def test_boxes_of_panoptic_things(content):
+    dataset = dict(
+        type='mmxvit.CocoPanopticDataset', data_root='cells',
+        ann_file='train.json', data_prefix=dict(img='images', seg='seg'))
+    things, stuff = (
+        dict(id=i, category_id=i, bbox=[5, 6, 20, 10], area=200)
+        for i in (3, 4))
+    other = dict(things, id=5)
+    content.update(
+        categories=[dict(id=3, name='red', isthing=1),
+                    dict(id=4, name='white', isthing=0)],
+        annotations=[dict(image_id=1, file_name='a.png',
+                          segments_info=[things, stuff, other])])
+
+    def notes():
+        Path(FILE).write_text(json.dumps(content))
+        return check_panoptic(dataset, 'x')
+
+    assert notes() == []
+    stuff['bbox'] = [500, 500, 30, 30]
+    assert notes() == []
+    other['bbox'] = [500, 500, 30, 30]
+    (note, ) = notes()
+    assert note.startswith(
+        'cells/train.json: 1 of 2 boxes lie outside their image or are empty; '
+        'the first is annotation 5, bbox [500, 500, 30, 30], in a.jpg of 60 x '
+        '40 pixels. They are left out; a box is [x, y, width, height]')
+    things['bbox'] = [0, -30, 20, 20]
+    with pytest.raises(UserError, match='2 of 2 boxes lie outside'):
+        notes()
+    other['bbox'] = [1, 2, 3]
+    with pytest.raises(UserError, match='bbox of annotation 5 is'):
+        notes()
 
 
 def test_data_root_may_be_left_out(content):

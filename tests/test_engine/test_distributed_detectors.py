@@ -156,6 +156,43 @@ def run_rank(rank, folder, root, port):
     dist.destroy_process_group()
 
 
+def predictions_as_truth(folder, root, cfg):
+    """Let every third of a detector's predictions be what is to be found.
+
+    Random weights find nothing of the true objects, and a figure of 0 would be
+    the same for any predictions.
+    """
+    (folder / 'truth').mkdir()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder / 'truth')
+        evaluate('mask-rcnn')
+    path = root / 'annotations/instances_val2017.json'
+    truth = json.loads(path.read_text())
+    truth['annotations'] = []
+    for image in pickle.loads(
+            (folder / 'truth/mask-rcnn.pkl').read_bytes()):
+        found = image['pred_instances']
+        for i in range(0, len(found['labels']), 3):
+            (left, top, right, bottom), rle = (
+                found['bboxes'][i].tolist(), found['masks'][i])
+            if not mask.area(rle):
+                continue
+            truth['annotations'].append(
+                dict(
+                    id=len(truth['annotations']) + 1,
+                    image_id=image['img_id'],
+                    category_id=truth['categories'][found['labels'][i]]['id'],
+                    bbox=[left, top, right - left, bottom - top],
+                    area=int(mask.area(rle)),
+                    iscrowd=0,
+                    segmentation=dict(rle, counts=rle['counts'].decode())))
+    path = path.with_name('predicted.json')
+    path.write_text(json.dumps(truth))
+    cfg.test_dataloader.dataset.ann_file = f'annotations/{path.name}'
+    cfg.test_evaluator.ann_file = str(path)
+    cfg.dump(str(folder / 'mask-rcnn.py'))
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """What two processes have left, in ``two``."""
@@ -171,6 +208,8 @@ def folder(tmp_path_factory):
             nn.init.zeros_(model.semantic_head.conv_logits.weight)
             model.semantic_head.conv_logits.bias.data[1] = 1.
         torch.save(dict(state_dict=model.state_dict()), folder / f'{name}.pth')
+        if name == 'mask-rcnn':
+            predictions_as_truth(folder, root, cfg)
     for count in ('one', 'two'):
         (folder / count).mkdir()
     with socket.socket() as free:
@@ -239,3 +278,6 @@ def test_evaluation_equals_that_of_one_process(folder, name, monkeypatch):
     assert len({p['img_id'] for p in predictions[0]}) == VAL
     if name == 'panoptic-fpn':
         assert 0 < metrics[0]['coco_panoptic/PQ_st'] < 100
+    else:
+        assert 0.01 < metrics[0]['coco/segm_mAP'] < 0.99
+        assert 0.01 < metrics[0]['coco/bbox_mAP'] < 0.99

@@ -64,6 +64,9 @@ def test_nothing_is_overwritten(main, files, failure):
     assert Path('mine.json').read_text() == 'mine'
     main([*files, '--out', 'mine.json', '--force'])
     assert json.loads(Path('mine.json').read_text())['All']['n'] == 18
+    Path('empty.json').touch()  # as mktemp makes it
+    main([*files, '--out', 'empty.json'])
+    assert Path('empty.json').read_text() == Path('mine.json').read_text()
     Path('folder').mkdir()
     assert 'folder: is a folder' in failure(
         main, *files, '--out', 'folder', '--force')

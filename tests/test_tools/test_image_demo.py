@@ -145,6 +145,9 @@ def test_bad_image(config, demo, failure, tmp_path):
     (tmp_path / 'text.png').write_text('no image')
     assert 'text.png: cannot be read as an image' in failure(
         demo, 'text.png', path)
+    (tmp_path / 'empty.png').touch()
+    assert 'empty.png: cannot be read as an image' in failure(
+        demo, 'empty.png', path)
     assert 'none.png: no such image file' in failure(demo, 'none.png', path)
 
 

@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f'--nproc {args.nproc}: must be 1 or more')
     if args.out and args.out.is_dir():
         raise UserError(f'{args.out}: is a folder; name the file to write')
-    if args.out and args.out.exists() and not args.force:
+    if (args.out and args.out.exists() and args.out.stat().st_size
+            and not args.force):
         raise UserError(f'{args.out}: exists already; remove it, choose '
                         'another name or give --force')
     quality, categories = evaluate_files(args.gt_json, args.gt_dir,

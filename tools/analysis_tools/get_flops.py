@@ -112,9 +112,15 @@ def main() -> None:
     torch.manual_seed(0)
     try:
         name, cfg, size, origin = read_model(args)
-        counts = complexity(build_model(cfg), (3, *size), args.batch)
+        model = build_model(cfg)
     except ValueError as error:
         sys.exit(f'get_flops.py: error: {error}')
+    try:
+        counts = complexity(model, (3, *size), args.batch)
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f'get_flops.py: error: {name} does not run on images of '
+                 f'{size[0]} x {size[1]} ({error}); detectors and segmentors '
+                 'pad images to multiples of 32, so give such a --size')
     print(f'{name}, input {args.batch} x 3 x {size[0]} x {size[1]} '
           f'(size from: {origin})\n')
     print(format_counts(counts))

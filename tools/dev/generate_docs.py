@@ -59,9 +59,7 @@ def zoo() -> str:
             result, meta = model['Results'][0], model['Metadata']
             if result['Task'] != task:
                 continue
-            size = meta['FLOPs Image Size']
-            if not isinstance(size, int):
-                size = ' x '.join(map(str, size))
+            size = str(meta['FLOPs Image Size']).replace('x', ' x ')
             figures = ', '.join(f'{value} {key}' for key, value in meta.get(
                 'Paper Results', {}).items()).replace(
                     'Top 1 Accuracy', 'top-1')
