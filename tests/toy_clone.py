@@ -127,7 +127,9 @@ class ToyClone:
             if layout == 'voc':
                 root = root.parent
             if not root.exists():
-                write_dataset(root, layout, train=4, val=2, size=SIZE)
+                # ImageNet's data set wants a folder for each class
+                train, val = (10, 10) if layout == 'imagenet' else (4, 2)
+                write_dataset(root, layout, train=train, val=val, size=SIZE)
             cfg = toy_config.fit(
                 cfg, root.relative_to(self.folder), SIZE, 2, 1)
             few_proposals(cfg)
