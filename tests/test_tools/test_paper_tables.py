@@ -11,6 +11,7 @@ import torch
 
 from mmxvit.analysis import paper_plots, paper_tables
 from mmxvit.analysis.models import build_model
+from mmxvit.analysis.paper_tables import Measured
 
 TABLES = '''
 lolvit-0:
@@ -83,13 +84,18 @@ def test_prints_markdown(main, capsys):
 
 def test_latency_of_all_rows_in_one_run(main, tmp_path):
     main(['--table', 'lolvit-0', '--latency', '--no-memory', '--rounds', '1',
-          '--min-time', '0', '--format', 'csv', '--out', 'new'])
+          '--min-time', '0', '--format', 'csv', '--out', 'new', '--speeds',
+          'speeds'])
     with open('new/lolvit-0.csv', newline='') as file:
         ours, peer, other = csv.DictReader(file)
     assert float(ours['ms at 64, here']) > 0
-    assert float(peer['images/s at 64, here']) > 0
+    assert float(peer['ms at 64, here']) > 0
     assert other['ms at 64, here'] == ''
     assert not any('MiB' in name for name in ours)
+    kept = Measured.load(Path('speeds/lolvit-0.json'))
+    seconds = [v[64, 64] for v in kept.seconds.values()]
+    assert [f'{s * 1e3:.1f}' for s in seconds] == [
+        ours['ms at 64, here'], peer['ms at 64, here']]
 
 
 @pytest.mark.slow
@@ -128,13 +134,16 @@ def test_conditions_stand_with_the_latencies(main, capsys):
 def test_mistakes(main, failure, capsys):
     Path('have').mkdir()
     Path('have/lolvit-0.csv').write_text('mine')
+    Path('have/lolvit-0.json').write_text('mine')
     for argv in (['--format', 'csv', '--out', 'have'],
                  ['--format', 'png'], ['--checkpoints', 'nowhere'],
-                 ['--table', 'xformer-99']):
+                 ['--table', 'xformer-99'], ['--speeds', 'new'],
+                 ['--latency', '--speeds', 'have']):
         with pytest.raises(SystemExit) as stop:
             main(argv)
         assert stop.value.code == 2
     assert Path('have/lolvit-0.csv').read_text() == 'mine'
+    assert Path('have/lolvit-0.json').read_text() == 'mine'
     assert 'none has top-1' in failure(
         main, '--table', 'lolvit-9', '--plots', 'plots')
 
