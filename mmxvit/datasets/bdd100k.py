@@ -9,7 +9,12 @@ from mmxvit.engine.command import UserError
 from mmxvit.registry import DATASETS
 
 from .label_masks import IGNORED
-from .seg_dataset import MASKS_REMEDY, check_files, list_files
+from .seg_dataset import (
+    MASKS_REMEDY,
+    check_files,
+    image_folder,
+    list_files,
+)
 from .shapes import (
     DRIVABLE_CLASSES,
     LANE_BACKGROUND,
@@ -61,9 +66,10 @@ class BDD100KDataset(BaseSegDataset):
 
     Args:
         drivable_maps: The masks of drivable areas are those of the older
-            ``drivable_maps``: 0 background, 1 direct, 2 alternative.
+            ``drivable_maps``: 0 background, 1 direct, 2 alternative, and
+            names ``<image>_drivable_id.png``.
         img_suffix: How names of images end.
-        seg_map_suffix: How names of masks end.
+        seg_map_suffix: How names of masks end, by task; '.png' for others.
         kwargs: As in BaseSegDataset; ``data_prefix`` has the folders
             ``img_path`` and, by its name, one for each task.
 
@@ -79,13 +85,21 @@ class BDD100KDataset(BaseSegDataset):
     def __init__(self,
                  drivable_maps: bool = False,
                  img_suffix: str = '.jpg',
-                 seg_map_suffix: str = '.png',
+                 seg_map_suffix: dict[str, str] | None = None,
                  **kwargs: Any) -> None:
         self.values = dict(
             drivable=_DRIVABLE_MAPS if drivable_maps else _DRIVABLE,
             lane=_LANE)
-        super().__init__(
-            img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
+        given = {} if seg_map_suffix is None else seg_map_suffix
+        if not isinstance(given, dict) or not given.keys() <= self.values.keys(
+        ):
+            raise UserError(
+                f'seg_map_suffix of the data set is {given!r}: give the ends '
+                "of the masks' names by task, "
+                f"{dict.fromkeys(self.values, '.png')}")
+        self.suffixes = dict(
+            drivable='_drivable_id.png' if drivable_maps else '.png') | given
+        super().__init__(img_suffix=img_suffix, **kwargs)
         self.label_values = {
             task: self._label_values(task, classes)
             for task, classes in self.metainfo['tasks'].items()
@@ -131,26 +145,27 @@ class BDD100KDataset(BaseSegDataset):
 
     def load_data_list(self) -> list[dict]:
         """Images with their masks, which have the same names."""
-        folder = self.data_prefix['img_path']
+        folder = image_folder(self.data_prefix)
         names = [
             name.removesuffix(self.img_suffix) for name in list_files(
                 folder, self.img_suffix, 'data_prefix.img_path',
                 'img_suffix', self.backend_args)
         ]
         if isinstance(self._indices, int):  # the others need no masks
-            names = names[:self._indices]
+            names = names[:self._indices] if self._indices >= 0 else names[
+                self._indices:]
         masks = {}
         for task in self.metainfo['tasks']:
             prefix = self.data_prefix.get(task)
             if prefix is None:
                 raise UserError(f'data_prefix.{task}: name the folder of the '
                                 'masks')
+            suffix = self.suffixes.get(task, '.png')
             masks[task] = [
-                os.path.join(prefix, name + self.seg_map_suffix)
-                for name in names
+                os.path.join(prefix, name + suffix) for name in names
             ]
-            check_files(masks[task], prefix, self.seg_map_suffix,
-                        f'data_prefix.{task}', 'seg_map_suffix', MASKS_REMEDY,
+            check_files(masks[task], prefix, suffix, f'data_prefix.{task}',
+                        f'seg_map_suffix.{task}', MASKS_REMEDY,
                         self.backend_args)
         return [
             dict(

@@ -72,10 +72,14 @@ def read_labels(path: str,
     mask = read_mask(path, backend_args)
     if mask.shape != tuple(shape[:2]):
         raise other_size(path, mask.shape[::-1], image_path, shape[1::-1])
-    table = np.full(max(int(mask.max()), max(values)) + 1, -1, np.int16)
-    table[list(values)] = list(values.values())
-    labels = table[np.maximum(mask, 0)]
-    wrong = (labels < 0) | (mask < 0)
+    if mask.dtype == np.uint8:
+        table = np.array([values.get(v, -1) for v in range(256)], np.int16)
+        labels = table[mask]
+    else:
+        found, inverse = np.unique(mask, return_inverse=True)
+        table = np.array([values.get(v, -1) for v in found.tolist()], np.int16)
+        labels = table[inverse].reshape(mask.shape)
+    wrong = labels < 0
     if wrong.any():
         found = np.unique(mask[wrong]).tolist()
         raise UserError(
@@ -94,8 +98,12 @@ def _all_integers(value: object) -> bool:
     if isinstance(value, Mapping):
         return _all_integers([*value, *value.values()])
     if isinstance(value, (list, tuple)):
-        return all(isinstance(v, int) for v in value)
-    return isinstance(value, int)
+        return all(map(_is_integer, value))
+    return _is_integer(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def label_values(ignore_index: int | Sequence[int] | Mapping[int, int],
@@ -109,10 +117,15 @@ def label_values(ignore_index: int | Sequence[int] | Mapping[int, int],
         num_classes: Number of classes.
 
     Raises:
-        UserError: Of another type, a value is negative, or a label neither a
-            class nor 255.
+        UserError: Of another type, a value is negative, a label neither a
+            class nor 255, a map is empty, or there are over 255 classes.
     """
-    if not _all_integers(ignore_index):
+    if num_classes > IGNORED:
+        raise UserError(
+            f'metainfo.classes of the data set has {num_classes} names: at '
+            f'most {IGNORED} are possible, as labels have 8 bits and '
+            f'{IGNORED} is for what is ignored; join classes')
+    if not _all_integers(ignore_index) or ignore_index == {}:
         raise UserError(
             f'ignore_index of the data set is {ignore_index!r}: give a value, '
             'a list of values, or {value: label}, all of them integers')

@@ -73,6 +73,14 @@ def check_files(paths: Sequence[str], folder: str, suffix: str, key: str,
             f'or correct {key} or {suffix_key} of the data set')
 
 
+def image_folder(data_prefix: Mapping[str, str]) -> str:
+    """``img_path`` of ``data_prefix``, or a UserError if it has none."""
+    if data_prefix.get('img_path') is None:
+        raise UserError('data_prefix.img_path of the data set: name the '
+                        'folder of the images')
+    return data_prefix['img_path']
+
+
 MASKS_REMEDY = ('Each image needs a mask of its name: add the files, remove '
                 'the images without')
 
@@ -94,7 +102,7 @@ class _CheckedMasks:
         Raises:
             UserError: A folder or the list is empty, or a file is missing.
         """
-        images = self.data_prefix['img_path']
+        images = image_folder(self.data_prefix)
         of_images = (self.img_suffix, 'data_prefix.img_path', 'img_suffix')
         if self.ann_file:
             names = self._listed()
@@ -194,6 +202,11 @@ class SegDataset(_CheckedMasks, mmseg.datasets.BaseSegDataset):
             raise UserError('SegDataset: set metainfo=dict(classes=(...)) to '
                             'the names of the classes, in the order of their '
                             'indices')
+        if isinstance(classes, str):
+            raise UserError(
+                f'SegDataset: metainfo.classes is {classes!r}, which is no '
+                'file: write the names as (\'name\', ...), or name a file '
+                'with one in each line')
         count = len(classes)
         palette = metainfo.get('palette') or []
         if palette and len(palette) != count:
@@ -204,6 +217,10 @@ class SegDataset(_CheckedMasks, mmseg.datasets.BaseSegDataset):
         self.label_values = label_values(ignore_index, count)
         shift = f'{{0: 255, **{{i + 1: i for i in range({count})}}}}'
         self.values_remedy = (
+            f'ignore_index of the data set is a map, which has a label for '
+            f'each value that occurs: {dict(ignore_index)!r}; add the label, '
+            f'{IGNORED} if it is to be ignored, or correct the mask'
+            if isinstance(ignore_index, Mapping) else
             f'values are the indices 0 to {count - 1} of metainfo.classes, as '
             f'far as ignore_index of the data set, {ignore_index!r}, does not '
             'say otherwise; correct the mask, add a class, or change '

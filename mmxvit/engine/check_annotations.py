@@ -1,5 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Mistakes in annotations that mmdet passes over in silence."""
+import glob
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from .command import UserError
 MANY_IMAGES = 20_000
 """Of more images than these only names and sizes are looked at."""
 
+_PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}  # JPEG, PNG
 
 
@@ -46,7 +48,7 @@ def check_coco(dataset: dict, key: str) -> list[str]:
     _check_format(path, content, tested)
     notes = _check_categories(path, content, class_names(dataset), key)
     notes += _check_boxes(path, content)
-    _check_images(path, _image_folder(dataset), content['images'], key)
+    _check_images(path, _folder(dataset), content['images'], key)
     return notes
 
 
@@ -63,7 +65,7 @@ def check_panoptic(dataset: dict, key: str) -> list[str]:
             not isinstance(i, dict) or not {'id', 'file_name'} <= i.keys()
             for i in images):
         return []  # another format, as the data set will say
-    _check_images(path, _image_folder(dataset), images, key)
+    _check_images(path, _folder(dataset), images, key)
     try:
         sizes = {i['id']: i['height'] * i['width'] for i in images}
         things = {c['id'] for c in content['categories'] if c['isthing']}
@@ -84,29 +86,57 @@ def check_masks(dataset: dict, key: str) -> list[str]:
 
     For mmxvit's data sets for mmseg. What values they have is checked where
     they are loaded. Of more than ``MANY_IMAGES`` nothing is looked at.
-    Arguments and results as for :func:`check_coco`.
+    Arguments and results as for :func:`check_coco`; images of another suffix
+    are left out.
     """
     from mmxvit.datasets.label_masks import check_bands, other_size
     data = DATASETS.build({**dataset, 'pipeline': []}).load_data_list()
     for info in data if len(data) <= MANY_IMAGES else []:
-        if 'seg_map_path' not in info:
+        if 'seg_map_paths' in info:  # several tasks
+            masks = list(info['seg_map_paths'].values())
+        elif 'seg_map_path' in info:
+            masks = [info['seg_map_path']]
+        else:
             continue
-        sizes = []
-        for path in (info['img_path'], info['seg_map_path']):
-            try:
-                with Image.open(path) as file:  # reads the head only
-                    sizes.append(file.size)
-                    bands = file.getbands()
-            except OSError as error:
-                raise _damaged(path, key) from error
-            if not _complete(path):
-                raise _damaged(path, key)
-        check_bands(info['seg_map_path'], bands)
-        # photographs may say that they are to be turned by 90 degrees
-        if sorted(sizes[0]) != sorted(sizes[1]):
-            raise other_size(
-                info['seg_map_path'], sizes[1], info['img_path'], sizes[0])
-    return []
+        size, _ = _head(info['img_path'], key)
+        for path in masks:
+            mask_size, bands = _head(path, key)
+            check_bands(path, bands)
+            # photographs may say that they are to be turned by 90 degrees
+            if sorted(size) != sorted(mask_size):
+                raise other_size(path, mask_size, info['img_path'], size)
+    return _note_left_out(dataset, data)
+
+
+def _head(path: str, key: str) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """Size, width first, and bands of a picture that is whole."""
+    try:
+        with Image.open(path) as file:  # reads the head only
+            head = file.size, file.getbands()
+    except OSError as error:
+        raise _damaged(path, key) from error
+    if not _complete(path):
+        raise _damaged(path, key)
+    return head
+
+
+def _note_left_out(dataset: dict, data: list[dict]) -> list[str]:
+    """Pictures in the folder of the images that have another suffix."""
+    folder = _folder(dataset, 'img_path')
+    if dataset.get('ann_file') or dataset.get('indices') is not None:
+        return []
+    used = {os.path.normpath(path) for info in data for path in (
+        info['img_path'], info.get('seg_map_path', ''))}
+    left = sorted(
+        os.path.relpath(path, folder) for path in map(
+            os.path.normpath, glob.iglob(f'{glob.escape(folder)}/**/*.*',
+                                         recursive=True))
+        if path not in used and path.lower().endswith(_PICTURES))
+    return [
+        f'{folder}: {len(left)} pictures are left out: {_some(left)}. Their '
+        'names do not end as img_suffix of the data set says; to use them '
+        'rename or convert them'
+    ] if left else []
 
 
 def _damaged(path: str, key: str) -> UserError:
@@ -182,10 +212,10 @@ def _read(path: str) -> dict:
             'or name another one in ann_file') from error
 
 
-def _image_folder(dataset: dict) -> str:
+def _folder(dataset: dict, prefix: str = 'img') -> str:
     return os.path.join(
         dataset.get('data_root') or '',
-        (dataset.get('data_prefix') or {}).get('img', ''))
+        (dataset.get('data_prefix') or {}).get(prefix, ''))
 
 
 def _check_format(path: str, content: object, tested: bool) -> None:
@@ -223,12 +253,17 @@ def _is_number(value: object) -> bool:
 
 def class_names(dataset: dict) -> tuple[str, ...]:
     """Classes of the config of a data set, or else of its type."""
+    # may name a file with one class per line
+    return tuple(metainfo(dataset)['classes'])
+
+
+def metainfo(dataset: dict) -> dict:
+    """That of the config of a data set, and what its type adds."""
     kind = dataset['type']
     if not isinstance(kind, type):  # as in pure Python configs
         with DATASETS.switch_scope_and_registry('mmdet') as registry:
             kind = registry.get(kind)
-    # may name a file with one class per line
-    return tuple(kind._load_metainfo(dataset.get('metainfo'))['classes'])
+    return kind._load_metainfo(dataset.get('metainfo'))
 
 
 def _check_categories(path: str, content: dict, classes: tuple[str, ...],

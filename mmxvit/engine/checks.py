@@ -17,6 +17,7 @@ from .check_annotations import (
     check_panoptic,
     check_voc,
     class_names,
+    metainfo,
 )
 from .command import UserError, type_name
 
@@ -37,7 +38,7 @@ _LOOK_INTO = {
     'VOCDataset': check_voc,
 }
 _LOOK_INTO_MASKS = ('mmxvit.SegDataset', 'mmxvit.ADE20KDataset',
-                    'mmxvit.CityscapesDataset')
+                    'mmxvit.CityscapesDataset', 'mmxvit.BDD100KDataset')
 _OF_SEGMENTORS = ('model.decode_head', 'model.auxiliary_head')
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 # They fetch their files by themselves.
@@ -117,7 +118,9 @@ def _look_into_files(cfg: Config, splits: Sequence[str]) -> list[str]:
             look = dataset.get('ann_file') and _LOOK_INTO.get(_kind(dataset))
             if type_name(dataset) in _LOOK_INTO_MASKS:
                 look = check_masks
-                _check_classes(cfg.get('model') or {}, dataset, key)
+                check = _check_tasks if _kind(
+                    dataset) == 'BDD100KDataset' else _check_classes
+                check(cfg.get('model') or {}, dataset, key)
             if look and any(_expected(dataset)) and files not in seen:
                 seen.append(files)  # such as of a test on the validation set
                 notes += look(dataset, key)
@@ -136,6 +139,27 @@ def _check_classes(model: dict, dataset: dict, key: str) -> None:
                 f'{name}.num_classes is {given}, but {key} has {count} '
                 f'classes: set {name}.num_classes={count}, or correct '
                 f'metainfo.classes of the data set')
+
+
+def _check_tasks(model: dict, dataset: dict, key: str) -> None:
+    """The same for several tasks; heads are in the order of the tasks."""
+    heads = model.get('decode_head') or {}
+    tasks = metainfo(dataset)['tasks']
+    if 'type' in heads:  # of one task
+        return
+    if list(heads) != list(tasks):
+        raise UserError(
+            f'model.decode_head has {", ".join(heads)}, but the tasks of '
+            f'{key} are {", ".join(tasks)}: name the same, in the same order, '
+            'in model.decode_head and metainfo.tasks')
+    for task, classes in tasks.items():
+        given = heads[task].get('num_classes')
+        if given is not None and given != len(classes):
+            raise UserError(
+                f'model.decode_head.{task}.num_classes is {given}, but '
+                f'metainfo.tasks.{task} of {key} has {len(classes)} classes '
+                f'({", ".join(classes)}): set it to {len(classes)}, or '
+                'correct metainfo.tasks, in the data sets of all splits')
 
 
 def _absent_for_evaluation(cfg: Config, split: str) -> list[str]:

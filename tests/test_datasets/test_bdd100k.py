@@ -1,9 +1,11 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """BDD100K's codes, and two label maps through mmseg's transforms."""
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
@@ -14,6 +16,7 @@ from mmxvit.datasets.shapes import (
     lane_code,
     write_dataset,
 )
+from mmxvit.engine.checks import check_data
 from mmxvit.engine.command import UserError
 
 pytest.importorskip('mmseg')
@@ -75,7 +78,14 @@ def test_two_binary_tasks_by_default():
 
 
 def test_older_maps():
+    """drivable_maps/labels: other values, and other names."""
     write([[1, 2, 0, 0], [0, 2, 1, 1]], LANE)
+    with pytest.raises(UserError, match='_drivable_id.png, it has 1 ..png: .*'
+                       'data_prefix.drivable or seg_map_suffix.drivable'):
+        build(drivable_maps=True)
+    assert maps(drivable_maps=True, seg_map_suffix=dict(drivable='.png'))[
+        0] == [[1, 1, 0, 0], [0, 1, 1, 1]]
+    Path('bdd/drivable/a.png').rename('bdd/drivable/a_drivable_id.png')
     assert maps(drivable_maps=True)[0] == [[1, 1, 0, 0], [0, 1, 1, 1]]
     tasks = dict(drivable=('background', 'direct', 'alternative'))
     assert maps(drivable_maps=True, metainfo=dict(tasks=tasks)) == [
@@ -137,8 +147,57 @@ def test_missing_files():
     with pytest.raises(UserError, match=r'^bdd/lane: 1 of 1 files are not '
                        r'there: a.png.*data_prefix.lane'):
         build()
+    for suffix in ('.png', dict(lanes='.png')):
+        with pytest.raises(UserError, match='seg_map_suffix of the data set is'
+                           '.*by task'):
+            build(seg_map_suffix=suffix)
     with pytest.raises(UserError, match='^data_prefix.lane: '):
         build(data_prefix=dict(img_path='images', drivable='drivable'))
+
+
+def test_first_and_last_images():
+    write(DRIVABLE, LANE)
+    for name in 'bcd':
+        for folder, suffix in (('images', 'jpg'), ('lane', 'png'),
+                               ('drivable', 'png')):
+            shutil.copy(f'bdd/{folder}/a.{suffix}',
+                        f'bdd/{folder}/{name}.{suffix}')
+    Path('bdd/lane/b.png').unlink()  # not asked for
+    for indices, names in ((1, 'a'), (-2, 'cd')):
+        dataset = build(indices=indices)
+        assert [Path(dataset.get_data_info(i)['img_path']).stem
+                for i in range(len(dataset))] == list(names)
+
+
+def test_heads_and_masks_are_looked_at_before_a_run():
+    write(DRIVABLE, LANE, size=(2, 4))
+    dataset = dict(
+        type='mmxvit.BDD100KDataset', data_root='bdd',
+        data_prefix=dict(img_path='images', drivable='drivable', lane='lane'),
+        pipeline=LOAD)
+    cfg = Config(
+        dict(
+            model=dict(
+                decode_head=dict(
+                    drivable=dict(type='FPNHead', num_classes=2),
+                    lane=dict(type='FPNHead', num_classes=9))),
+            train_dataloader=dict(dataset=dataset)))
+    with pytest.raises(UserError, match='model.decode_head.lane.num_classes is'
+                       ' 9, but metainfo.tasks.lane of train_dataloader.datas'
+                       'et has 2 classes .background, lane.: set it to 2'):
+        check_data(cfg, ['train'])
+    heads = cfg.model.decode_head
+    heads.lane.num_classes = 2
+    assert check_data(cfg, ['train']) == []
+    heads.drivable = heads.pop('drivable')  # behind the other
+    with pytest.raises(UserError, match='decode_head has lane, drivable, but '
+                       'the tasks of .* are drivable, lane: name the same'):
+        check_data(cfg, ['train'])
+    heads.lane = heads.pop('lane')
+    Image.new('RGB', (4, 2)).save('bdd/lane/a.png')
+    with pytest.raises(UserError, match='^bdd/lane/a.png: is a picture with '
+                       'the channels RGB'):
+        check_data(cfg, ['train'])
 
 
 def test_too_many_combinations():

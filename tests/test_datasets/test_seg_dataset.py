@@ -122,6 +122,30 @@ def test_values_without_a_meaning():
         labels(classes=2, ignore_index=7)
 
 
+def test_values_that_a_map_lacks():
+    """Of a map every value counts, also those of classes."""
+    with pytest.raises(UserError, match=r'values 1, 2, 255 .*is a map, which '
+                       r'has a label for each value that occurs: \{0: 1\}; '
+                       'add the label, 255 if it is to be ignored'):
+        labels(ignore_index={0: 1})
+
+
+def test_large_values_are_named():
+    """Such as those of missing data in TIFF files."""
+    mask = np.array([[0, 1, 2], [2**31 - 1, -5, 70000]], np.int32)
+    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save('data/images/a.jpg')
+    Path('data/masks/a.png').unlink()
+    Image.fromarray(mask).save('data/masks/a.tif')
+    with pytest.raises(UserError, match='^data/masks/a.tif: has the values '
+                       '-5, 70000, 2147483647 .3 pixels.: values are'):
+        labels(seg_map_suffix='.tif')
+    known = {0: 0, 1: 1, 2: 2, 2**31 - 1: 255, 70000: 255}
+    mask[1, 1] = 0
+    Image.fromarray(mask).save('data/masks/a.tif')
+    assert labels(seg_map_suffix='.tif', ignore_index=known).tolist() == [
+        [0, 1, 2], [255, 0, 255]]
+
+
 def test_pictures_in_the_place_of_masks():
     rgb = np.repeat(MASK[..., None], 3, 2)
     for mode in ('RGB', 'RGBA', 'LA'):
@@ -224,7 +248,8 @@ def test_pipelines_that_would_not_apply_ignore_index():
         build(data_prefix=dict(img_path='images'))[0]
 
 
-@pytest.mark.parametrize('value', ['255', None, 11.0, [1, '2'], {0: '1'}])
+@pytest.mark.parametrize('value', ['255', None, 11.0, [1, '2'], {0: '1'}, {},
+                                   True, [0, False]])
 def test_ignore_index_of_another_type(value):
     with pytest.raises(UserError, match=r'ignore_index of the data set is .*: '
                        'give a value, a list of values, or'):
@@ -284,7 +309,13 @@ def test_heads_of_masks_are_looked_at_before_a_run():
         metainfo=dict(classes=tuple('abc')),
         pipeline=[dict(type='mmxvit.LoadSegAnnotations')])
     cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
-    check_data(cfg, ['train'])
+    assert check_data(cfg, ['train']) == []
+    Path('data/images/more').mkdir()
+    for name in ('c.png', 'more/d.JPG', 'notes.txt'):
+        Path('data/images', name).touch()
+    (note, ) = check_data(cfg, ['train'])
+    assert note.startswith('data/images: 2 pictures are left out: '
+                           "'c.png', 'more/d.JPG'. Their names do not end")
     add('b', MASK[:2].copy(), size=(3, 4))
     with pytest.raises(UserError, match='masks/b.png: is of 4 x 2 pixels, its '
                        'image data/images/b.jpg of 4 x 3'):
@@ -330,12 +361,24 @@ def test_arguments():
     with pytest.raises(UserError, match='metainfo=dict.classes='):
         build(metainfo=None)
     with pytest.raises(UserError, match='palette has 2 colours for 3 classes'):
-        build(metainfo=dict(classes='abc', palette=[[0, 0, 0], [1, 1, 1]]))
+        build(metainfo=dict(classes=tuple('abc'),
+                            palette=[[0, 0, 0], [1, 1, 1]]))
+    with pytest.raises(UserError, match="classes is 'names.txt', which is no "
+                       'file'):
+        build(metainfo=dict(classes='names.txt'))
+    Path('names.txt').write_text('a\nb\nc\n')
+    assert build(metainfo=dict(classes='names.txt')).label_values == {
+        0: 0, 1: 1, 2: 2, 255: 255}
+    with pytest.raises(UserError, match='data_prefix.img_path of the data'):
+        build(data_prefix=dict(seg_map_path='masks'))
     with pytest.raises(UserError, match='ignore_index='):
         build(reduce_zero_label=True)
     with pytest.raises(UserError, match=r'entries \{-1: 255\}'):
         label_values(-1, 2)
     assert label_values((3, 255), 2) == {0: 0, 1: 1, 3: 255, 255: 255}
+    assert label_values([], 255) == {i: i for i in range(255)}
+    with pytest.raises(UserError, match='has 256 names: at most 255'):
+        label_values(65535, 256)
 
 
 def test_masks_without_a_label_give_a_loss_of_zero():

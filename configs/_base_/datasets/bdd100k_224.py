@@ -5,7 +5,8 @@
 #       drivable=('background', 'direct', 'alternative'),
 #       lane=('background', 'crosswalk', 'double other', ...)))
 # and num_classes of the heads to their numbers. For the older drivable_maps,
-# where 0 is background, drivable_maps=True and data_prefix.drivable.
+# where 0 is background and names end in _drivable_id.png, drivable_maps=True
+# and data_prefix.drivable.
 #
 # Scale, shift, flip and colour as far as A-YOLOM's settings go in mmseg's
 # transforms; its mosaics are left out, as they cut roads that are always at

@@ -1,7 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 # Not in the LOLViT paper: the recipe of UPerNet with FcaFormer-L1, no drop
 # path, as the paper names none (inferred).
-_base_ = '../fcaformer/upernet_fcaformer-l1_8xb1-160k_cityscapes-1024x1024.py'
+_base_ = '../fcaformer/upernet_fcaformer-l1_4xb2-160k_cityscapes-1024x1024.py'
 
 model = dict(
     backbone=dict(type='mmxvit.LOLViT', arch='x', drop_path_rate=0.),
