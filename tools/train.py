@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.auto_scale_lr:
         use_auto_scale_lr(cfg)
     use_own_hooks(cfg)
+    check_channels(cfg)  # needs no data
     notes = check_data(cfg, ['train', 'val'])
-    check_channels(cfg)
     if args.resume or cfg.get('resume'):
         notes += use_resume(cfg, args.resume or cfg.get('load_from') or 'auto')
     pretrained = pretrained_weights(cfg)

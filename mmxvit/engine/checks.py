@@ -273,7 +273,10 @@ def _build_backbone(cfg: dict, **changes: object) -> nn.Module | None:
     try:
         return MODELS.build(cfg)
     except (TypeError, ValueError) as error:
-        raise UserError(f'model.backbone: {error}') from error
+        hint = ('; if it is left from a backbone that the config inherits, '
+                'write _delete_=True into model.backbone'
+                if 'unexpected keyword' in str(error) else '')
+        raise UserError(f'model.backbone: {error}{hint}') from error
 
 
 class _Maps:

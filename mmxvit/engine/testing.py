@@ -34,8 +34,8 @@ def run_test(cfg: Config,
     if cfg.pop('strategy', None):  # for training; this checkpoint is whole
         cfg.pop('runner_type', None)
     use_own_hooks(cfg)
-    notes = check_data(cfg, ['test'])
     check_channels(cfg)
+    notes = check_data(cfg, ['test'])
     check_checkpoint(checkpoint)
     if tta:
         use_tta(cfg)

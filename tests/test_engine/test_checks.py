@@ -277,7 +277,9 @@ def test_channels_that_match(cfg):
      'set model.head.in_channels=160'),
     (model(dict(XFORMER, arch='xformr')), "'xformr'"),
     (model(dict(XFORMER, out_indices=(0, 4))), 'out_indices'),
-    (model(dict(XFORMER, wrong=1)), 'wrong'),
+    (model(dict(XFORMER, depth=50)), "keyword argument 'depth'; if it is left "
+     'from a backbone that the config inherits, write _delete_=True into '
+     'model.backbone'),
 ])
 def test_channels_that_do_not_match(cfg, expected):
     assert expected in message(check_channels, cfg)

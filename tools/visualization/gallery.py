@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f'--work-dir {work_dir}: no such folder; give that '
                         'of the training')
     scores = read_scores(args.scores) if args.scores else None
-    check_data(cfg, ['test'])
     check_channels(cfg)
+    check_data(cfg, ['test'])
     model = build_model(cfg, args.checkpoint, args.device)
     if scores is None:
         tested = copy.deepcopy(cfg)
