@@ -140,6 +140,11 @@ def evaluate(name, *options):
     ])
 
 
+def evaluate_alone(rank, folder):
+    os.chdir(folder)
+    evaluate('mask-rcnn')
+
+
 def run_rank(rank, folder, root, port):
     torch.set_num_threads(1)
     os.environ.update(
@@ -163,9 +168,8 @@ def predictions_as_truth(folder, root, cfg):
     the same for any predictions.
     """
     (folder / 'truth').mkdir()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder / 'truth')
-        evaluate('mask-rcnn')
+    # in a process of its own: a runner leaves its scope behind
+    mp.spawn(evaluate_alone, (folder / 'truth', ), nprocs=1)
     path = root / 'annotations/instances_val2017.json'
     truth = json.loads(path.read_text())
     truth['annotations'] = []
