@@ -181,16 +181,17 @@ JOBS = [
         optim_wrapper__optimizer__lr=3e-4),
     fitted(
         'xformer/segformer_xformer_8xb1-160k_cityscapes-1024x1024.py',
-        'mIoU', 80., length=6000, layout='cityscapes',
-        optim_wrapper__optimizer__lr=1e-3,
+        'mIoU', 80., length=3200, size=384, batch_size=16, layout='cityscapes',
+        optim_wrapper__optimizer__lr=2e-3,
         optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=1.),
     fitted(
         'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 80., length=6000, layout='ade20k',
-        optim_wrapper__optimizer__lr=3e-4),
+        'mIoU', 80., length=4000, size=384, batch_size=16, layout='ade20k',
+        optim_wrapper__optimizer__lr=1e-3,
+        optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=1.),
     fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 80., length=4000, size=128, batch_size=4, layout='ade20k',
+        'mIoU', 80., length=4000, batch_size=16, layout='ade20k',
         optim_wrapper__optimizer__lr=1e-3),
     fitted(
         'lolvit/two-head-fpn_lolvit-x_1xb32-224-300e_bdd100k.py',
