@@ -41,6 +41,7 @@ class CocoPanopticDataset(datasets.CocoPanopticDataset):
         if not data_list:
             raise UserError(f'{self.ann_file}: has no `images`; name another '
                             'file in ann_file of this data set in the config')
+        del self._pngs  # would go to every worker
         known = [self._categories[i] for i in self.cat_ids]
         if any('isthing' not in category for category in known):
             raise UserError(
@@ -72,7 +73,7 @@ class CocoPanopticDataset(datasets.CocoPanopticDataset):
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         """As in mmdet; categories of segments must be known."""
-        if not hasattr(self, '_categories'):
+        if not hasattr(self, '_pngs'):
             self._categories = self.coco.cats
             self._pngs = {a['image_id']: a['file_name'] for a in
                           self.coco.dataset.get('annotations', ())}

@@ -145,7 +145,7 @@ def _check_tasks(model: dict, dataset: dict, key: str) -> None:
     """The same for several tasks; heads are in the order of the tasks."""
     heads = model.get('decode_head') or {}
     tasks = metainfo(dataset)['tasks']
-    if 'type' in heads:  # of one task
+    if not isinstance(heads, dict) or 'type' in heads:  # not by task
         return
     if list(heads) != list(tasks):
         raise UserError(
