@@ -1,6 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Entry points of ``torch.hub``: each model of ``mmxvit.create_model``."""
-import functools
+import inspect
 
 import mmxvit
 
@@ -8,10 +8,17 @@ dependencies = ['torch', 'mmengine']
 
 
 def _entry(name):
-    @functools.wraps(mmxvit.create_model)
     def build(*args, **kwargs):
         return mmxvit.create_model(name, *args, **kwargs)
 
+    # what torch.hub.help shows
+    signature = inspect.signature(mmxvit.create_model)
+    _, *parameters = signature.parameters.values()  # all but the name
+    build.__signature__ = signature.replace(parameters=parameters)
+    build.__name__ = name
+    build.__doc__ = (
+        f'``mmxvit.create_model({name!r}, ...)``.\n\n'
+        f'{inspect.cleandoc(mmxvit.create_model.__doc__)}')
     return build
 
 

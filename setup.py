@@ -48,6 +48,9 @@ class BuildPy(build_py):
 
     def run(self):
         make_mim()
+        # setuptools adds to what an earlier build has left there, so files
+        # that are gone would come back
+        shutil.rmtree(Path(self.build_lib, 'mmxvit'), ignore_errors=True)
         super().run()
 
 

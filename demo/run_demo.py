@@ -4,7 +4,7 @@
 Makes toy data, trains a YOLOv3 with an XFormer backbone by tools/train.py,
 tests it by tools/test.py, and writes pictures of the predictions beside the
 ground truth and a page with the training curve, scores, predictions and
-attention. About ten minutes on two cores.
+attention. Ten to twenty minutes on two cores.
 
 Run again, it goes on with a training that was interrupted, and does not train
 again after one that was finished.

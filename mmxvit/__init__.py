@@ -7,6 +7,7 @@ enough; MMEngine then imports :mod:`mmxvit.registry` by itself.
 """
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from .dependencies import check_dependencies
@@ -20,7 +21,17 @@ from .hub import (
 )
 from .version import __version__
 
-check_dependencies()
+try:
+    check_dependencies()
+except RuntimeError as error:
+    # commands of this package end with the message, without a traceback
+    script = getattr(sys.modules['__main__'], '__file__', None) or ''
+    package = Path(__file__).resolve().parent
+    if any(Path(script).resolve().is_relative_to(folder) for folder in (
+            package / '.mim', package.parent / 'tools',
+            package.parent / 'demo')):
+        sys.exit(f'error: {error}')
+    raise
 
 if hasattr(sys.modules.get('mmpretrain'), 'ModelHub'):
     try:

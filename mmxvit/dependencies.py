@@ -27,6 +27,8 @@ DEPENDENCIES = {
     'mmseg': (('onedl-mmsegmentation', 'mmsegmentation'), '1.2.2', False),
     'mmpretrain': (('onedl-mmpretrain', 'mmpretrain'), '1.2.0', False),
 }
+# mmdet 3.3.0 and mmsegmentation 1.2.2 refuse the next one, 2.2.0
+_OPENMMLAB_MMCV = 'mmcv==2.1.0'
 # import name -> what pip installs, where the two differ
 _REQUIREMENTS = {
     'cv2': 'opencv-python',
@@ -48,11 +50,37 @@ def installed_version(distributions: tuple[str, ...]) -> str | None:
     return None
 
 
+def _installed_mmcv() -> tuple[str, str | None]:
+    """Name and version of the distribution; an unknown version is None."""
+    return next(((dist, version) for dist in DEPENDENCIES['mmcv'][0]
+                 if (version := installed_version((dist, )))), ('mmcv', None))
+
+
+def how_to_compile(requirement: str | None = None) -> str:
+    """The command that compiles an mmcv for the torch that is there.
+
+    Args:
+        requirement: Which one; by default the installed one again.
+    """
+    if requirement is None:
+        dist, version = _installed_mmcv()
+        requirement = dist.removesuffix('-lite') + (
+            f'=={version}' if version else '')
+    # pip would build in isolation, which leaves the operators out, or take
+    # what it has kept from another torch
+    return ('MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir '
+            f'--no-deps --force-reinstall {requirement}')
+
+
 def how_to_install(module: str) -> str:
     """The command that installs one of ``DEPENDENCIES``, as a clause."""
     (first, *others), oldest, _ = DEPENDENCIES[module]
+    requirement = f'"{first}>={oldest}"'
+    if module == 'mmcv':
+        return (f'run: {how_to_compile(requirement)} (or {_OPENMMLAB_MMCV}, '
+                'beside the packages of OpenMMLab)')
     clause = ''.join(f' (or "{dist}>={oldest}")' for dist in others)
-    return f'run: pip install "{first}>={oldest}"{clause}'
+    return f'run: pip install {requirement}{clause}'
 
 
 def missing_package(error: Exception) -> str | None:
@@ -75,16 +103,11 @@ def explain_import_error(error: Exception) -> str:
     text = ' '.join(str(error).split())
     other_torch = re.search(r'mmcv/_ext\S*: undefined symbol', text)
     if 'mmcv._ext' in text or other_torch:
-        dist, version = next(
-            ((d, v) for d in DEPENDENCIES['mmcv'][0]
-             if (v := installed_version((d, )))), ('mmcv', None))
-        pin = f'=={version}' if version else ''
+        dist, version = _installed_mmcv()
         state = 'has operators that were compiled for another torch' \
             if other_torch else 'is without its operators'
-        return (
-            f'{dist} {version} {state}; compile it for this one: MMCV_WITH_OPS'
-            '=1 pip install --no-build-isolation --no-cache-dir --no-deps '
-            f'--force-reinstall {dist.removesuffix("-lite")}{pin}')
+        return (f'{dist} {version} {state}; compile it for this one: '
+                f'{how_to_compile()}')
     if re.search('numpy.dtype size changed|multiarray failed to import|'
                  '_ARRAY_API not found', text):
         return (
@@ -114,7 +137,7 @@ def check_dependencies() -> None:
             torch.  The message names every such package and the command that
             mends it.
     """
-    problems, remedies = [], []
+    problems, remedies, mmcv = [], [], None
     for module, (dists, oldest, needed) in DEPENDENCIES.items():
         version = installed_version(dists)
         if version is None:
@@ -125,7 +148,11 @@ def check_dependencies() -> None:
         elif Version(version) < Version(oldest):
             dist = next(d for d in dists if installed_version((d, )))
             problems.append(f'{dist} {version} is older than {oldest}')
-            remedies.append(f'"{dist}>={oldest}"')
+            if dist in ('mmcv', 'onedl-mmcv'):  # not the one without operators
+                mmcv = _OPENMMLAB_MMCV if dist == 'mmcv' else \
+                    f'"{dist}>={oldest}"'
+            else:
+                remedies.append(f'"{dist}>={oldest}"')
     # torch's wheels before 2.3 are built with numpy 1: tensors and arrays
     # cannot be turned into each other beside numpy 2
     torch, numpy = map(installed_version, (('torch', ), ('numpy', )))
@@ -135,6 +162,7 @@ def check_dependencies() -> None:
                         'which was built with numpy 1')
         remedies.append('"numpy<2"')
     if problems:
-        raise RuntimeError(
-            f'mmxvit cannot be used: {"; ".join(problems)}. '
-            f'Run: pip install {" ".join(remedies)}')
+        commands = [f'pip install {" ".join(remedies)}'] * bool(remedies) + [
+            how_to_compile(mmcv)] * bool(mmcv)
+        raise RuntimeError(f'mmxvit cannot be used: {"; ".join(problems)}. '
+                           f'Run: {" && ".join(commands)}')

@@ -126,6 +126,10 @@ def create_model(name: str,
         raise ValueError(
             f'pretrained=True: there are no published weights of {name}; give '
             'the path or URL of a checkpoint')
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(
+            f'num_classes={num_classes}: expected 1 or more; for a model '
+            'without a classifier set features_only=True')
     cfg = Config.fromfile(get_config_path(short.get(name, name))).model
     state = {}
     if pretrained:

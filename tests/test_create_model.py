@@ -191,6 +191,7 @@ def test_a_checkpoint_is_not_executed(features_only):
     (dict(name='yolov3_xformer_8xb24-320-300e_coco'), 'no classifier'),
     (dict(pretrained=True), 'no published weights of xformer; give the path'),
     (dict(features_only=True, num_classes=2), 'num_classes has no use'),
+    (dict(num_classes=0), 'num_classes=0: expected 1 or more'),
     (dict(pretrained='x.pth', init_cfg={}), 'init_cfg or pretrained'),
     (dict(out_indices=(0, 1)), 'has 96 channels, the classifier takes 160'),
     (dict(out_indices=(7, )), 'out_indices'),

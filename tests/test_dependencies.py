@@ -1,5 +1,9 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import os
+import subprocess
+import sys
 from importlib import metadata, util
+from pathlib import Path
 
 import pytest
 
@@ -56,8 +60,62 @@ def test_all_that_is_too_old_is_named_once(installed):
     assert 'mmengine 0.8.0 is older than 0.10.6' in message
     assert 'onedl-mmcv 2.0.1 is older than 2.1.0' in message
     assert 'mmdet 2.28.0 is older than 3.3.0' in message
-    assert message.endswith('pip install "mmengine>=0.10.6" '
-                            '"onedl-mmcv>=2.1.0" "mmdet>=3.3.0"')
+    assert message.endswith(
+        'Run: pip install "mmengine>=0.10.6" "mmdet>=3.3.0" && MMCV_WITH_OPS=1 '
+        'pip install --no-build-isolation --no-cache-dir --no-deps '
+        '--force-reinstall "onedl-mmcv>=2.1.0"')
+
+
+@pytest.mark.parametrize('dist, said', [
+    # mmdet 3.3.0 refuses the latest one
+    ('mmcv', '--force-reinstall mmcv==2.1.0'),
+    ('mmcv-lite', 'pip install "mmcv-lite>=2.1.0"'),
+])
+def test_old_mmcv_of_openmmlab(installed, dist, said):
+    del installed['onedl-mmcv']
+    installed[dist] = '1.7.2'
+    with pytest.raises(RuntimeError, match=f'{dist} 1.7.2 is older') as error:
+        dependencies.check_dependencies()
+    assert str(error.value).endswith(said)
+
+
+def test_mmcv_is_compiled_for_the_torch_that_is_there(installed):
+    missing = ModuleNotFoundError("No module named 'mmcv'", name='mmcv')
+    assert dependencies.explain_import_error(missing) == (
+        'it imports mmcv, which is not installed; run: MMCV_WITH_OPS=1 pip '
+        'install --no-build-isolation --no-cache-dir --no-deps '
+        '--force-reinstall "onedl-mmcv>=2.1.0" (or mmcv==2.1.0, beside the '
+        'packages of OpenMMLab)')
+
+
+@pytest.mark.parametrize('script', [
+    'tools/train.py', 'tools/test.py', 'tools/analysis_tools/get_flops.py',
+    'tools/dataset_tools/make_shapes.py', 'demo/image_demo.py'
+])
+def test_commands_say_it_in_one_line(tmp_path, script):
+    name = 'onedl-mmdetection'  # asked for first, on both stacks
+    info = tmp_path / f'{name.replace("-", "_")}-2.28.0.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(
+        f'Metadata-Version: 2.1\nName: {name}\nVersion: 2.28.0\n')
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tmp_path), str(root)])
+
+    def run(*command):
+        return subprocess.run(
+            [sys.executable, '-W', 'ignore', *command], cwd=tmp_path,
+            env=dict(os.environ, PYTHONPATH=path), text=True,
+            capture_output=True)
+
+    done = run(root / script, '--help')
+    assert done.returncode == 1
+    assert done.stderr == (
+        f'error: mmxvit cannot be used: {name} 2.28.0 is older than 3.3.0. '
+        f'Run: pip install "{name}>=3.3.0"\n')
+    # a program of somebody else gets an exception
+    done = run('-c', 'import mmxvit')
+    assert done.stderr.startswith('Traceback')
+    assert f'RuntimeError: mmxvit cannot be used: {name}' in done.stderr
 
 
 def test_a_source_tree_without_metadata_counts_as_installed(

@@ -204,5 +204,22 @@ def test_build_replaces_an_old_copy(source, tmp_path):
     assert mim_files(source) <= names
 
 
+def test_a_second_build_drops_what_is_gone(source, tmp_path):
+    """setuptools leaves what it has copied in the folder ``build``."""
+    gone = [source / 'configs' / 'gone.py', source / 'mmxvit' / 'gone.py']
+    try:
+        for path in gone:
+            path.touch()
+        assert MIM + 'configs/gone.py' in names_in(
+            build_wheel(source, tmp_path))
+        assert (source / 'build').is_dir()
+    finally:
+        for path in gone:
+            path.unlink()
+    names = names_in(build_wheel(source, tmp_path))
+    assert not any(name.endswith('gone.py') for name in names)
+    assert mim_files(source) <= names
+
+
 def test_executables_are_executable():
     assert os.access(ROOT / '.ci' / 'run', os.X_OK)

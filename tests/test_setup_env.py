@@ -474,23 +474,46 @@ def test_replacing_needs_less_room(good_machine, tmp_path, monkeypatch):
     assert problems(tmp_path, replaces=True) == []
 
 
-@pytest.mark.parametrize('folder, variable', [('venv', 'VENV'),
-                                              ('cache', 'MMXVIT_CACHE')])
-def test_folder_without_write_permission(good_machine, tmp_path, monkeypatch,
-                                         folder, variable):
-    """Root may write anywhere, so the refusal is made up."""
+@pytest.fixture
+def refuse(monkeypatch):
+    """``refuse(name)``: no writing to such a folder; root may everywhere."""
     make = setup_env.tempfile.TemporaryFile
 
-    def refuse(dir):
-        if Path(dir).name == folder:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return make(dir=dir)
+    def start(folder):
 
-    monkeypatch.setattr(setup_env.tempfile, 'TemporaryFile', refuse)
+        def refused(dir):
+            if Path(dir).name == folder:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return make(dir=dir)
+
+        monkeypatch.setattr(setup_env.tempfile, 'TemporaryFile', refused)
+
+    return start
+
+
+FOLDERS = pytest.mark.parametrize('folder, variable', [
+    ('venv', 'VENV'), ('cache', 'MMXVIT_CACHE')])
+
+
+@FOLDERS
+def test_folder_without_write_permission(good_machine, tmp_path, refuse,
+                                         folder, variable):
+    refuse(folder)
     (line, ) = problems(tmp_path)
     assert line == (f'cannot write to {tmp_path / folder} (Permission denied):'
                     f' change its permissions or choose another, {variable}='
                     '...')
+
+
+@FOLDERS
+def test_no_permission_for_a_new_package_in_a_ready_environment(
+        clone, steps, set_up, refuse, folder, variable):
+    set_up()
+    name = setup_env.PACKAGE_FILES[0]
+    (clone / name).write_text((clone / name).read_text() + '\n')
+    refuse(folder)
+    with pytest.raises(SetupError, match=f'^cannot write .*, {variable}=...$'):
+        set_up()
 
 
 def test_folder_that_cannot_be_written(good_machine, tmp_path):
@@ -521,16 +544,17 @@ def test_failed_step_shows_the_end_of_its_output(tmp_path, capsys):
     assert len(shown) == 20 and 'line 30' in shown and 'line 12' not in shown
 
 
-def test_missing_network_is_named(tmp_path):
+def test_missing_network_is_named(tmp_path, capsys):
     """Said by pip itself, which asks an address where nobody answers."""
     command = [sys.executable, '-m', 'pip', '--isolated', 'download',
                '--no-deps', '--no-cache-dir', '--retries', '0', '--index-url',
                'http://127.0.0.1:9/simple', '-d', tmp_path, 'mmxvit==999']
     with pytest.raises(SetupError) as error:
         setup_env.run('installing torch', command, tmp_path / 'log')
-    (line, ) = str(error.value).splitlines()
-    assert line.startswith('installing torch failed: ERROR: ')
-    assert line.endswith('is there a network, or a proxy to be set?')
+    assert str(error.value) == (
+        'installing torch failed: nothing can be downloaded; is there a '
+        f'network, or a proxy to be set? (all output: {tmp_path / "log"})')
+    assert capsys.readouterr().err == ''  # nothing beside that line
 
 
 def test_long_step_shows_that_it_is_alive(tmp_path, capsys, monkeypatch):

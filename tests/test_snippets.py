@@ -94,7 +94,7 @@ NOT_RUN = {
     r'docker': 'needs Docker',
     r'mim (install|search|run|train|test)': 'changes the environment of the '
     'tests: tools/dev/check_installs.py --parts mim',
-    r'\S+python tools/dev/check_installs\.py': 'makes environments for hours: '
+    r'\S+python tools/dev/check_installs\.py': 'makes a dozen environments: '
     'tests/test_check_installs.py',
     r'python tools/analysis_tools/paper_tables\.py .*--(latency|plots)':
     'measures for hours; smaller in tests/test_tools/test_paper_tables.py',

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import functools
+import importlib
 import importlib.util
 import os
 import os.path as osp
@@ -20,16 +21,15 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 import mmxvit
-from mmxvit.dependencies import explain_import_error
+from mmxvit.dependencies import (
+    explain_import_error,
+    how_to_compile,
+    how_to_install,
+)
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
-from mmxvit.utils.compat import import_task_package
 
-SCOPES = {
-    'mmdet': 'onedl-mmdetection or mmdet',
-    'mmseg': 'onedl-mmsegmentation or mmsegmentation',
-    'mmpretrain': 'onedl-mmpretrain or mmpretrain',
-}
-"""``default_scope`` of the task packages, and the distributions to install."""
+SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
+"""``default_scope`` of the task packages."""
 
 BARE_BACKBONES = {
     'HRNet': ('stage2.0.branches.', ),
@@ -201,9 +201,10 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         if importlib.util.find_spec(scope) is None:
             raise UserError(
                 f'{path}: needs {scope} (its default_scope), which is not '
-                f'installed: pip install {SCOPES[scope]}')
+                f'installed; {how_to_install(scope)}')
         try:
-            import_task_package(scope)
+            importlib.import_module(f'{scope}.datasets')
+            importlib.import_module(f'{scope}.models')
         except Exception as error:  # they assert versions, wheels raise too
             raise UserError(
                 f'{path}: needs {scope} (its default_scope), which cannot be '
@@ -309,9 +310,23 @@ def check_strategy(cfg: Config) -> None:
                 'them flat; train without the strategy, or set another '
                 'optim_wrapper')
         return
-    if importlib.util.find_spec('deepspeed') is None:
-        raise UserError(f'strategy {kind}: needs deepspeed, which is not '
-                        'installed: pip install deepspeed')
+    # MMEngine imports the second one, which the newest releases lack
+    for module, state in (('deepspeed', 'is not installed'),
+                          ('deepspeed.runtime.fp16.onebit', 'is too new')):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f'strategy {kind}: deepspeed {state}; run: pip '
+                            'install deepspeed==0.17.6')
+    if cfg.get('load_from'):
+        raise UserError(f'strategy {kind}: load_from would be a folder of '
+                        'DeepSpeed; set model.init_cfg to '
+                        f"dict(type='Pretrained', checkpoint={cfg.load_from!r}"
+                        ')')
+    checkpoints = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if checkpoints and checkpoints.get('save_optimizer', True):
+        raise UserError(
+            f"strategy {kind}: with the optimizer's state its checkpoints are "
+            'folders that tools/test.py does not read; set default_hooks = '
+            'dict(checkpoint=dict(save_optimizer=False))')
     wrapper = type_name(cfg.optim_wrapper)
     if wrapper != 'DeepSpeedOptimWrapper':
         raise UserError(
@@ -334,8 +349,8 @@ def check_operators(cfg: Config, device: str = 'cuda') -> None:
         raise UserError(
             'this detector would run on the GPU, but the operators of the '
             'installed mmcv (NMS, ...) are compiled for the CPU only: set '
-            'CUDA_VISIBLE_DEVICES= to run it on the CPU, or install an mmcv '
-            'with CUDA operators')
+            'CUDA_VISIBLE_DEVICES= to run it on the CPU, or compile them on a '
+            f'machine with a CUDA toolkit: FORCE_CUDA=1 {how_to_compile()}')
 
 
 def use_safe_loading() -> None:

@@ -78,8 +78,14 @@ def use_resume(cfg: Config, resume: str) -> list[str]:
         Lines for the log.
 
     Raises:
-        UserError, CheckpointError: There is a checkpoint, but none is good.
+        UserError, CheckpointError: There is a checkpoint, but none is good,
+            or the strategy cannot go on.
     """
+    kind = type_name(cfg.get('strategy') or {})
+    if kind.endswith('DeepSpeedStrategy'):
+        raise UserError(f'--resume: {kind} keeps no checkpoints to go on from '
+                        'that tools/train.py reads; start without --resume, '
+                        'or train without the strategy')
     if resume != 'auto':
         check_resumable(resume)
         cfg.load_from, cfg.resume = resume, True

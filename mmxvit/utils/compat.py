@@ -1,8 +1,5 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """What differs between the versions of packages that are supported."""
-import importlib
-import sys
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +12,6 @@ _torch = Version(torch.__version__)
 
 # torch 2.1 and 2.2 have none
 is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
-
 
 
 def has_global_hook() -> bool:
@@ -36,26 +32,3 @@ ONNX_EXPORTER: dict[str, Any] = (
 # numpy 2 renamed numpy.core; a _core of 1.26 is there, but empty
 numpy_core: ModuleType = (
     np._core if Version(np.__version__).major > 1 else np.core)
-
-
-def import_task_package(scope: str) -> None:
-    """Import mmdet, mmseg or mmpretrain: what it registers.
-
-    Raises:
-        Exception: Whatever the import raises.
-    """
-    # One data set of OneDL's mmseg 1.4 takes a palette from mmpretrain, and
-    # all are imported together. Without mmpretrain an empty one does.
-    stand_ins = {}
-    if scope == 'mmseg' and find_spec('mmpretrain') is None:
-        stand_ins = {name: ModuleType(name) for name in (
-            'mmpretrain', 'mmpretrain.datasets',
-            'mmpretrain.datasets._palette')}
-        stand_ins['mmpretrain.datasets._palette'].DEFAULT_PALETTE = []
-    sys.modules.update(stand_ins)
-    try:
-        importlib.import_module(f'{scope}.datasets')
-    finally:
-        for name in stand_ins:
-            sys.modules.pop(name, None)
-    importlib.import_module(f'{scope}.models')

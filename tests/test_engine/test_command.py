@@ -81,7 +81,8 @@ def test_missing_task_package(tmp_path, monkeypatch):
     path = write(tmp_path / 'a.py',
                  'default_scope = "mmseg"\nmodel = dict(type="A")\n')
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    with pytest.raises(UserError, match='onedl-mmsegmentation or mmseg'):
+    with pytest.raises(UserError, match='not installed; run: pip install '
+                       '"onedl-mmsegmentation>='):
         load_config(path)
 
 
@@ -127,7 +128,7 @@ def test_task_package_that_cannot_be_imported(tmp_path, monkeypatch):
     (tmp_path / 'broken' / '__init__.py').write_text(
         'raise AssertionError("MMCV==9 is used")')
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(SCOPES, 'broken', 'broken')
+    monkeypatch.setattr('mmxvit.engine.command.SCOPES', (*SCOPES, 'broken'))
     path = write(tmp_path / 'a.py', "default_scope = 'broken'\nmodel = {}\n")
     with pytest.raises(UserError, match=r'a\.py: needs broken .* cannot be '
                        'imported: AssertionError: MMCV==9 is used'):
@@ -136,7 +137,6 @@ def test_task_package_that_cannot_be_imported(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
 def test_mmpretrain_and_torchvision_may_be_absent(tmp_path, scope):
-    """OneDL's mmseg itself would import the former."""
     pytest.importorskip(scope)
     path = write(tmp_path / 'a.py',
                  f"default_scope = '{scope}'\nmodel = {{}}\n")
@@ -225,7 +225,8 @@ def test_detector_on_a_gpu_that_mmcv_does_not_serve(
     for check in (lambda: check_operators(cfg, device),
                   lambda: build_model(cfg, None, device),
                   lambda: build_runner(cfg)):
-        with pytest.raises(UserError, match='CUDA_VISIBLE_DEVICES= .*CUDA op'):
+        with pytest.raises(UserError, match='CUDA_VISIBLE_DEVICES= .*: FORCE_CUDA=1 '
+                           'MMCV_WITH_OPS=1 pip install'):
             check()
 
 

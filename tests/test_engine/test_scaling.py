@@ -24,6 +24,7 @@ from mmxvit.engine.command import (
     check_strategy,
     load_config,
 )
+from mmxvit.engine.run_options import use_resume
 
 from ..test_tools.conftest import cls_config, data  # noqa: F401
 
@@ -48,6 +49,17 @@ def write_configs(folder, data):  # noqa: F811
     for name in ('fsdp', 'resumed'):
         (folder / f'{name}.py').write_text(
             f"_base_ = ['ddp.py', '{STRATEGIES}/fsdp.py']\n")
+    (folder / 'deepspeed.py').write_text(f"""
+_base_ = ['ddp.py', '{STRATEGIES}/deepspeed.py']
+optim_wrapper = dict(
+    _delete_=True,
+    type='DeepSpeedOptimWrapper',
+    optimizer=dict(type='SGD', lr=0.5, momentum=0.9))
+default_hooks = dict(checkpoint=dict(save_optimizer=False))
+strategy = dict(
+    gradient_clipping=0.1, config=dict(
+        train_micro_batch_size_per_gpu=1, zero_allow_untested_optimizer=True))
+""")
 
 
 def train(name, work_dir, *options):
@@ -57,18 +69,28 @@ def train(name, work_dir, *options):
     ])
 
 
-def run_rank(rank, folder, port):
+def join(rank, folder, port):
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2',
         MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     os.chdir(folder)
     dist.init_process_group('gloo')
+
+
+def run_rank(rank, folder, port):
+    join(rank, folder, port)
     two_epochs = ('--cfg-options', 'train_cfg.max_epochs=2')
     train('ddp', 'ddp', *two_epochs)
     train('fsdp', 'fsdp')
     train('resumed', 'fsdp', '--resume', *two_epochs)
     dist.destroy_process_group()
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope='module')
@@ -79,10 +101,7 @@ def folder(tmp_path_factory, data):  # noqa: F811
         pytest.skip('FSDP of torch 2.1 does not run on CPUs')
     folder = tmp_path_factory.mktemp('fsdp')
     write_configs(folder, data)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    mp.spawn(run_rank, (folder, port), nprocs=2)
+    mp.spawn(run_rank, (folder, free_port()), nprocs=2)
     return folder
 
 
@@ -104,6 +123,33 @@ def test_its_checkpoint_is_tested_by_one_process(folder, monkeypatch):
     monkeypatch.chdir(folder)
     runpy.run_path(str(ROOT / 'tools/test.py'))['main'](
         ['fsdp.py', 'fsdp/epoch_2.pth', '--work-dir', 'tested'])
+    assert list(Path('tested').glob('*/*.json'))
+
+
+def run_deepspeed_rank(rank, folder, port):
+    join(rank, folder, port)
+    for name in ('ddp', 'deepspeed'):
+        train(name, name)
+    dist.destroy_process_group()
+
+
+def test_deepspeed_trains_like_ddp(tmp_path, data, monkeypatch):  # noqa: F811
+    pytest.importorskip('deepspeed.runtime.fp16.onebit')
+    monkeypatch.setenv('DS_ACCELERATOR', 'cpu')
+    write_configs(tmp_path, data)
+    mp.spawn(run_deepspeed_rank, (tmp_path, free_port()), nprocs=2)
+    ddp, deepspeed = (
+        torch.load(tmp_path / f'{name}/epoch_1.pth', weights_only=False)
+        for name in ('ddp', 'deepspeed'))
+    assert ddp['state_dict'].keys() == deepspeed['state_dict'].keys()
+    for key, value in ddp['state_dict'].items():
+        # statistics of few values say rounding a hundred times louder
+        torch.testing.assert_close(
+            deepspeed['state_dict'][key], value, rtol=1e-4,
+            atol=1e-3 if 'running_' in key else 1e-5, msg=key)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / 'tools/test.py'))['main'](
+        ['deepspeed.py', 'deepspeed/epoch_1.pth', '--work-dir', 'tested'])
     assert list(Path('tested').glob('*/*.json'))
 
 
@@ -133,10 +179,19 @@ def test_strategies_say_what_they_need(monkeypatch):
             check_strategy(strategy_config('fsdp', optim_wrapper=changes))
     found = []
     monkeypatch.setattr('importlib.util.find_spec',
-                        lambda name: found[0] if found else None)
-    with pytest.raises(UserError, match='pip install deepspeed'):
-        check_strategy(strategy_config('deepspeed'))
-    found.append('deepspeed')
+                        lambda name: name if name in found else None)
+    for state in ('not installed', 'too new'):
+        with pytest.raises(UserError, match=f'{state}.* install deepspeed=='):
+            check_strategy(strategy_config('deepspeed'))
+        found += ['deepspeed'] if not found else [
+            'deepspeed.runtime.fp16.onebit']
+    with pytest.raises(UserError, match=r"init_cfg to dict.*='a\.pth'"):
+        check_strategy(strategy_config('deepspeed', load_from='a.pth'))
+    with pytest.raises(UserError, match='are folders .*save_optimizer=False'):
+        check_strategy(strategy_config(
+            'deepspeed', default_hooks=dict(checkpoint=dict(interval=1))))
+    with pytest.raises(UserError, match='--resume: DeepSpeedStrategy'):
+        use_resume(strategy_config('deepspeed'), 'auto')
     with pytest.raises(UserError, match='DeepSpeedOptimWrapper'):
         check_strategy(strategy_config('deepspeed'))
     check_strategy(strategy_config(

@@ -146,6 +146,18 @@ def missing_libraries():
             yield library
 
 
+def unwritable(venv, cache):
+    """A line for each folder that cannot be written to; makes them."""
+    for folder, variable in (venv, 'VENV'), (cache, 'MMXVIT_CACHE'):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=str(folder)):
+                continue
+        except OSError as e:
+            yield (f'cannot write to {folder} ({e.strerror}): change its '
+                   f'permissions or choose another, {variable}=...')
+
+
 def preflight(venv, cache, replaces):
     """Report at once all that would make set-up fail later.
 
@@ -170,15 +182,7 @@ def preflight(venv, cache, replaces):
     if missing:
         problems.append(f'{" and ".join(missing)} not found, opencv needs it: '
                         'apt install libgl1 libglib2.0-0')
-    for folder, variable in (venv, 'VENV'), (cache, 'MMXVIT_CACHE'):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=str(folder)):
-                continue
-        except OSError as e:
-            problems.append(f'cannot write to {folder} ({e.strerror}): change '
-                            f'its permissions or choose another, {variable}='
-                            '...')
+    problems += unwritable(venv, cache)
     need = DISK_GB / 2 if replaces else DISK_GB
     if venv.is_dir() and shutil.disk_usage(venv).free < need * 1e9:
         problems.append(f'less than {need:g} GB free for {venv}: make room or '
@@ -229,14 +233,15 @@ def run(title, command, log, env=None):
             raise
     if process.returncode:
         lines = log.read_text(errors='replace').splitlines()[-20:]
-        print(*lines, sep='\n', file=sys.stderr)
-        errors = [x for x in lines if re.match(r'(ERROR|\w+Error)\b', x)]
-        message = f'{title} failed: {(errors or lines)[-1]} ' \
-            f'(all output: {log})'
         if re.search('from versions: none|ConnectionError|name resolution',
                      '\n'.join(lines)):
-            message += '; is there a network, or a proxy to be set?'
-        raise SetupError(message)
+            raise SetupError(f'{title} failed: nothing can be downloaded; is '
+                             'there a network, or a proxy to be set? (all '
+                             f'output: {log})')
+        print(*lines, sep='\n', file=sys.stderr)
+        errors = [x for x in lines if re.match(r'(ERROR|\w+Error)\b', x)]
+        raise SetupError(f'{title} failed: {(errors or lines)[-1]} (all '
+                         f'output: {log})')
 
 
 def build_mmcv(python, name, version, folder, log):
@@ -376,6 +381,9 @@ def set_up(root, venv, stack, cache):
                          'alone: remove it or choose another, VENV=...')
     if not ready():
         preflight(venv, cache, ours)
+    problems = list(unwritable(venv, cache))
+    if problems:
+        raise SetupError('\n'.join(problems))
     with locked(cache / 'setup.lock'):
         log = cache / 'setup.log'
         log.write_text('')
