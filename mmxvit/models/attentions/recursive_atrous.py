@@ -5,6 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers.dilated import dilated_depthwise, trains_dilated
 from ..layers.fused import conv_act, layer_act
 from .linear import PointwiseConv
 from .utils import is_traced, widen
@@ -86,11 +87,14 @@ class RecursiveAtrousSelfAttention(nn.Module):
 
     def convolve(self, q: Tensor, dilation: int) -> Tensor:
         """SiLU of the kernel of all dilations: (B, d, H, W) -> the same."""
+        weight = self.q_conv.weight
+        if dilation > 1 and trains_dilated(q, weight):
+            return F.silu(dilated_depthwise(q, weight, dilation))
         padding = dilation
         if q.is_cpu and not is_traced() and min(q.shape[2:]) < 2 * dilation:
             # with zeros of its own it takes three times as long here
             q, padding = F.pad(q, (dilation, ) * 4), 0
-        return conv_act(self.q_conv, _SILU, q, self.q_conv.weight, None,
+        return conv_act(self.q_conv, _SILU, q, weight, None,
                         (padding, padding), (dilation, dilation))
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

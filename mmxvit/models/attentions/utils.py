@@ -15,10 +15,14 @@ def is_traced() -> bool:
     return torch.jit.is_tracing() or is_compiling()
 
 
-def may_overwrite() -> bool:
-    """Whether no transform asks again for what a tensor holds now.
+def is_transformed() -> bool:
+    """Whether a graph or a transform of ``torch.func`` is being made."""
+    return (is_traced()
+            or torch._C._functorch.peek_interpreter_stack() is not None)
 
-    These are autograd, graphs and those of ``torch.func``.
+
+def may_overwrite() -> bool:
+    """Whether neither autograd nor a transform asks again for what a tensor
+    holds now.
     """
-    return not (torch.is_grad_enabled() or is_traced()
-                or torch._C._functorch.peek_interpreter_stack() is not None)
+    return not (torch.is_grad_enabled() or is_transformed())

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from mmxvit.utils.compat import has_global_hook
 
 from ..attentions.linear import Linear, PointwiseConv, as_map
-from ..attentions.utils import is_traced, may_overwrite
+from ..attentions.utils import is_traced, is_transformed
 from .norm_act import GELU, SiLU
 
 # what torch.compile turns a convolution and an activation into, and one that
@@ -199,9 +199,17 @@ def is_observed(*modules: nn.Module) -> bool:
 
 def _runs_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's operators may run: float32, CPU, no autograd."""
+    return (not torch.is_grad_enabled() and _CONV is not None
+            and is_ordinary(x, weight))
+
+
+def is_ordinary(x: Tensor, weight: Tensor) -> bool:
+    """Whether these are plain float32 tensors on a CPU with oneDNN, and no
+    transform, mode or graph sees what is done with them.
+    """
     return not (
         # sizes are read last: a graph would depend on them
-        not may_overwrite() or _CONV is None or type(x) is not Tensor
+        is_transformed() or type(x) is not Tensor
         or type(weight) not in (Tensor, nn.Parameter)
         or not x.dtype == weight.dtype == torch.float32 or not x.is_cpu
         or forward_ad._current_level >= 0

@@ -12,6 +12,7 @@ def kernel(request, monkeypatch):
     """Both kernels, whatever the size."""
     macs = 0 if request.param == 'convolution' else float('inf')
     monkeypatch.setattr(module, 'CONV_MACS', macs)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
 
 
 def assert_same(layer, x, expected):
@@ -49,7 +50,8 @@ def test_pointwise_is_torchs_convolution(kernel, layout, bias):
     assert layer(last).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_large_products_run_as_convolutions():
+def test_large_products_run_as_convolutions(monkeypatch):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
     layer = Linear(64, 64)
     few, many = torch.randn(100, 64), torch.randn(1, 256, 128, 64)
     with torch.profiler.profile() as profile:
@@ -59,3 +61,7 @@ def test_large_products_run_as_convolutions():
     with torch.profiler.profile() as profile:
         layer(many)
     assert 'aten::conv2d' in [event.name for event in profile.events()]
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
+    with torch.profiler.profile() as profile:
+        layer(many)
+    assert 'aten::addmm' in [event.name for event in profile.events()]

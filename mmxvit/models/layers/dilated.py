@@ -1,0 +1,73 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Dilated depthwise convolutions with a quick backward pass on CPUs."""
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .fused import is_ordinary
+
+
+def trains_dilated(x: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`dilated_depthwise` is for these: there is a gradient to
+    come, on a CPU in float32, and nobody watches the operators.
+    """
+    return (torch.is_grad_enabled() and (x.requires_grad
+                                         or weight.requires_grad)
+            and is_ordinary(x, weight))
+
+
+def dilated_depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Depthwise 3x3 convolution that keeps the size of the map.
+
+    oneDNN's backward pass of a dilated one takes twenty times as long as that
+    of any other. Here the map's gradient is a convolution with the turned
+    kernel; for that of the kernel, rows and columns at a distance of
+    ``dilation`` make small maps, whose convolution is not dilated.
+
+    Args:
+        x: (B, C, H, W), channels-last.
+        weight: (C, 1, 3, 3)
+        dilation: Distance of the places.
+
+    Returns:
+        (B, C, H, W)
+    """
+    return _DilatedDepthwise.apply(x, weight, dilation)
+
+
+def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    return F.conv2d(x, weight, None, 1, dilation, dilation, len(weight))
+
+
+def _small_maps(x: Tensor, dilation: int) -> Tensor:
+    """(B, C, H, W) -> (B d d, C, ceil(H / d), ceil(W / d)), channels-last"""
+    batch, channels, height, width = x.shape
+    x = F.pad(x, (0, -width % dilation, 0, -height % dilation))
+    x = x.permute(0, 2, 3, 1).unflatten(2, (-1, dilation)).unflatten(
+        1, (-1, dilation))
+    x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    return x.permute(0, 3, 1, 2)
+
+
+class _DilatedDepthwise(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return _convolve(x, weight, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        (x, weight), dilation = ctx.saved_tensors, ctx.dilation
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _convolve(grad, weight.flip(2, 3), dilation)
+        if ctx.needs_input_grad[1]:
+            _, grad_weight, _ = torch.ops.aten.convolution_backward(
+                _small_maps(grad, dilation), _small_maps(x, dilation), weight,
+                None, [1, 1], [1, 1], [1, 1], False, [0, 0], len(weight),
+                [False, True, False])
+        return grad_x, grad_weight, None

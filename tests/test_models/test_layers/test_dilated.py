@@ -1,0 +1,96 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+"""Dilated depthwise convolutions against torch's own."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmxvit.models.attentions import (
+    RecursiveAtrousSelfAttention,
+    recursive_atrous,
+)
+from mmxvit.models.layers.dilated import dilated_depthwise, trains_dilated
+
+CHANNELS = 4
+
+
+def inputs(height, width, dtype=torch.double):
+    torch.manual_seed(0)
+    x = torch.randn(2, CHANNELS, height, width, dtype=dtype).contiguous(
+        memory_format=torch.channels_last)
+    weight = torch.randn(CHANNELS, 1, 3, 3, dtype=dtype)
+    return x.requires_grad_(), weight.requires_grad_()
+
+
+@pytest.mark.parametrize('dilation', [1, 2, 3, 5])
+@pytest.mark.parametrize('size', [(1, 1), (3, 4), (6, 6), (7, 11), (15, 10)])
+def test_gradients_are_those_of_torch(size, dilation):
+    x, weight = inputs(*size)
+    out = dilated_depthwise(x, weight, dilation)
+    expected = F.conv2d(x, weight, None, 1, dilation, dilation, CHANNELS)
+    torch.testing.assert_close(out, expected)
+    grad = torch.randn_like(out)
+    for actual, wanted in zip(
+            torch.autograd.grad(out, (x, weight), grad),
+            torch.autograd.grad(expected, (x, weight), grad), strict=True):
+        torch.testing.assert_close(actual, wanted)
+
+
+def test_gradients_of_gradients():
+    x, weight = inputs(4, 5)
+    for function in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert function(lambda x, w: dilated_depthwise(x, w, 3), (x, weight))
+
+
+@pytest.mark.parametrize('frozen', [0, 1])
+def test_only_what_is_asked_for(frozen):
+    pair = inputs(6, 6)
+    pair[frozen].requires_grad_(False)
+    dilated_depthwise(*pair, 3).sum().backward()
+    assert pair[frozen].grad is None
+    assert pair[1 - frozen].grad.abs().sum() > 0
+
+
+def test_when_it_runs():
+    x, weight = inputs(6, 6, torch.float)
+    assert trains_dilated(x, weight)
+    assert trains_dilated(x.detach(), weight)
+    assert not trains_dilated(x.detach(), weight.detach())
+    assert not trains_dilated(x.double(), weight.double())
+    with torch.no_grad():
+        assert not trains_dilated(x, weight)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert not trains_dilated(x, weight)
+    seen = []
+
+    def loss(x):
+        seen.append(trains_dilated(x, weight))
+        return x.sum()
+
+    torch.func.grad(loss)(x)
+    torch.jit.trace(loss, x)
+    assert not any(seen) and len(seen) >= 2
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_attention_trains_with_it_as_without(frozen, monkeypatch):
+    torch.manual_seed(0)
+    attn = RecursiveAtrousSelfAttention(16, 2, 2)
+    for parameter in attn.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    attn.q_conv.weight.requires_grad_(not frozen)
+    x = torch.randn(2, 16, 9, 12)
+    runs = []
+
+    def record(*args):
+        runs.append(args[2])
+        return dilated_depthwise(*args)
+
+    monkeypatch.setattr(recursive_atrous, 'dilated_depthwise', record)
+    wanted = [p for p in attn.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(attn(x).square().sum(), wanted)
+    assert runs == [3, 5, 3, 5]  # in two passes
+    monkeypatch.setattr(recursive_atrous, 'trains_dilated', lambda *_: False)
+    expected = torch.autograd.grad(attn(x).square().sum(), wanted)
+    assert len(runs) == 4
+    for actual, grad in zip(grads, expected, strict=True):
+        torch.testing.assert_close(actual, grad, rtol=1e-4, atol=1e-4)
