@@ -80,11 +80,19 @@ class ConvolutionalSelfAttention(nn.Module):
         rows, cols = (height + 1) // 2, (width + 1) // 2
         alpha = self.attention_weights(x).to(x.dtype)
 
-        padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
-        places = torch.stack([
-            padded[:, i:i + 2 * rows - 1:2, j:j + 2 * cols - 1:2]
-            for i in range(3) for j in range(3)
-        ])
+        if torch.is_grad_enabled():
+            # the gradient of each strided slice would be a whole map of zeros
+            even = F.pad(x, (0, width % 2, 0, height % 2)).permute(0, 2, 3, 1)
+            places = torch.stack([
+                place for line in _places(even, 1)
+                for place in _places(line, 2)
+            ])
+        else:
+            padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+            places = torch.stack([
+                padded[:, i:i + 2 * rows - 1:2, j:j + 2 * cols - 1:2]
+                for i in range(3) for j in range(3)
+            ])
         matrices = self.values.weight.view(9, -1, x.shape[1]).transpose(1, 2)
         values = torch.matmul(places.flatten(1, 3), matrices).view(
             *places.shape[:4], self.num_heads, self.head_dims)
@@ -105,6 +113,19 @@ class ConvolutionalSelfAttention(nn.Module):
             attention=windows * 81 * embed_dims,
             elementwise=windows * self.weights.out_channels +
             2 * positions * embed_dims)
+
+
+def _places(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The three places of windows of stride 2, padding 1, along one axis.
+
+    Args:
+        x: (B, H, W, d), even along ``dim``.
+        dim: 1 or 2.
+    """
+    centre, after = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
+    # what is behind one window's centre is in front of the next one's
+    before = F.pad(after, [0, 0] * (after.dim() - 1 - dim) + [1, -1])
+    return before, centre, after
 
 
 def _overlap_add(x: Tensor, dim: int, size: int) -> Tensor:

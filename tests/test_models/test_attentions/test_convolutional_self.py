@@ -45,6 +45,8 @@ def test_equals_the_equations(heads, size):
     x = torch.randn(2, 6, *size, dtype=torch.double, requires_grad=True)
     out, expected = attn(x), reference(attn, x)
     assert close(out, expected)
+    with torch.no_grad():  # places are gathered otherwise
+        assert close(attn(x), expected)
     weights = torch.randn_like(out)
     inputs = [x, *attn.parameters()]
     grads = torch.autograd.grad((out * weights).sum(), inputs)
@@ -63,6 +65,8 @@ MISTAKES = [
     ('F.pad(x, (1, 1, 1, 1))', "F.pad(x, (1, 1, 1, 1), 'replicate')"),
     ('for i in range(3) for j in range(3)',
      'for j in range(3) for i in range(3)'),  # W_j of another place
+    ('[1, -1]', '[0, 0]'),  # the two odd lines of another window
+    ('return before, centre, after', 'return after, centre, before'),
     ('x.shape[1]).transpose(1, 2)', 'x.shape[1])'),
     ('self.num_heads, self.head_dims)\n        values',
      'self.head_dims, self.num_heads).mT\n        values'),
@@ -90,7 +94,11 @@ def test_reference_notices_mistakes(right, wrong):
     mistaken = namespace['ConvolutionalSelfAttention'](6, 2).double()
     mistaken.load_state_dict(attn.state_dict())
     x = torch.randn(2, 6, 5, 4, dtype=torch.double)
-    assert not close(mistaken(x), reference(attn, x), 1e-6)
+    expected = reference(attn, x)
+    with torch.no_grad():
+        without_grad = mistaken(x)
+    assert not (close(mistaken(x), expected, 1e-6)
+                and close(without_grad, expected, 1e-6))
 
 
 def test_equal_weights_give_the_convolution():
