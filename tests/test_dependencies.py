@@ -61,8 +61,9 @@ def test_all_that_is_too_old_is_named_once(installed):
     assert 'onedl-mmcv 2.0.1 is older than 2.1.0' in message
     assert 'mmdet 2.28.0 is older than 3.3.0' in message
     assert message.endswith(
-        'Run: pip install "mmengine>=0.10.6" "mmdet>=3.3.0" && MMCV_WITH_OPS=1 '
-        'pip install --no-build-isolation --no-cache-dir --no-deps '
+        'Run: pip install "mmengine>=0.10.6" "mmdet>=3.3.0" && '
+        'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir '
+        '--no-deps '
         '--force-reinstall "onedl-mmcv>=2.1.0"')
 
 

@@ -225,8 +225,8 @@ def test_detector_on_a_gpu_that_mmcv_does_not_serve(
     for check in (lambda: check_operators(cfg, device),
                   lambda: build_model(cfg, None, device),
                   lambda: build_runner(cfg)):
-        with pytest.raises(UserError, match='CUDA_VISIBLE_DEVICES= .*: FORCE_CUDA=1 '
-                           'MMCV_WITH_OPS=1 pip install'):
+        with pytest.raises(UserError, match='CUDA_VISIBLE_DEVICES= .*: '
+                           'FORCE_CUDA=1 MMCV_WITH_OPS=1 pip install'):
             check()
 
 
