@@ -96,12 +96,15 @@ def test_every_subset_of_maps(family, arch):
         outs = model(x)
         for i, out in zip(indices, outs, strict=True):
             torch.testing.assert_close(out, expected[i])
-        model.train()
-        sum(out.square().sum() for out in model(x)).backward()
-        for name, parameter in model.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-            assert parameter.grad.abs().sum() > 0, name
+        for training in (True, False):
+            model.train(training).zero_grad()
+            sum(out.square().sum() for out in model(x)).backward()
+            for name, parameter in model.named_parameters():
+                assert parameter.grad is not None, name
+                assert parameter.grad.isfinite().all(), name
+                # BatchNorm of the batch takes out a factor in front of it,
+                # LOLViT's norm2.weight, whose gradient is rounding then
+                assert training or parameter.grad.abs().sum() > 0, name
 
 
 @zoo
