@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .linear import PointwiseConv
-from .utils import widen
+from .utils import is_traced, widen
 
 
 class ConvolutionalSelfAttention(nn.Module):
@@ -80,7 +80,7 @@ class ConvolutionalSelfAttention(nn.Module):
         rows, cols = (height + 1) // 2, (width + 1) // 2
         alpha = self.attention_weights(x).to(x.dtype)
 
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not is_traced():
             # the gradient of each strided slice would be a whole map of zeros
             even = F.pad(x, (0, width % 2, 0, height % 2)).permute(0, 2, 3, 1)
             places = torch.stack([
