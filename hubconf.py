@@ -11,14 +11,14 @@ def _entry(name):
     def build(*args, **kwargs):
         return mmxvit.create_model(name, *args, **kwargs)
 
-    # what torch.hub.help shows
     signature = inspect.signature(mmxvit.create_model)
     _, *parameters = signature.parameters.values()  # all but the name
     build.__signature__ = signature.replace(parameters=parameters)
     build.__name__ = name
-    build.__doc__ = (
-        f'``mmxvit.create_model({name!r}, ...)``.\n\n'
-        f'{inspect.cleandoc(mmxvit.create_model.__doc__)}')
+    # what torch.hub.help shows
+    build.__doc__ = (f'``mmxvit.create_model({name!r}, ...)``, whose '
+                     'arguments these are.\n\n'
+                     f'{inspect.getdoc(mmxvit.create_model)}')
     return build
 
 

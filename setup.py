@@ -50,7 +50,8 @@ class BuildPy(build_py):
         make_mim()
         # setuptools adds to what an earlier build has left there, so files
         # that are gone would come back
-        shutil.rmtree(Path(self.build_lib, 'mmxvit'), ignore_errors=True)
+        if Path(self.build_lib).resolve() != ROOT:
+            shutil.rmtree(Path(self.build_lib, 'mmxvit'), ignore_errors=True)
         super().run()
 
 

@@ -321,8 +321,8 @@ def check_strategy(cfg: Config) -> None:
                         'DeepSpeed; set model.init_cfg to '
                         f"dict(type='Pretrained', checkpoint={cfg.load_from!r}"
                         ')')
-    checkpoints = (cfg.get('default_hooks') or {}).get('checkpoint')
-    if checkpoints and checkpoints.get('save_optimizer', True):
+    checkpoints = (cfg.get('default_hooks') or {}).get('checkpoint', {})
+    if checkpoints is not None and checkpoints.get('save_optimizer', True):
         raise UserError(
             f"strategy {kind}: with the optimizer's state its checkpoints are "
             'folders that tools/test.py does not read; set default_hooks = '

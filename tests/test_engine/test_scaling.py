@@ -190,12 +190,17 @@ def test_strategies_say_what_they_need(monkeypatch):
     with pytest.raises(UserError, match='are folders .*save_optimizer=False'):
         check_strategy(strategy_config(
             'deepspeed', default_hooks=dict(checkpoint=dict(interval=1))))
+    with pytest.raises(UserError, match='are folders'):  # MMEngine's hook
+        check_strategy(strategy_config('deepspeed'))
+    weights_only = dict(checkpoint=dict(save_optimizer=False))
     with pytest.raises(UserError, match='--resume: DeepSpeedStrategy'):
         use_resume(strategy_config('deepspeed'), 'auto')
     with pytest.raises(UserError, match='DeepSpeedOptimWrapper'):
-        check_strategy(strategy_config('deepspeed'))
+        check_strategy(strategy_config(
+            'deepspeed', default_hooks=weights_only))
     check_strategy(strategy_config(
-        'deepspeed', optim_wrapper=dict(type='DeepSpeedOptimWrapper')))
+        'deepspeed', default_hooks=weights_only,
+        optim_wrapper=dict(type='DeepSpeedOptimWrapper')))
 
 
 def classifier(**options):

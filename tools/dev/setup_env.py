@@ -233,15 +233,19 @@ def run(title, command, log, env=None):
             raise
     if process.returncode:
         lines = log.read_text(errors='replace').splitlines()[-20:]
-        if re.search('from versions: none|ConnectionError|name resolution',
-                     '\n'.join(lines)):
-            raise SetupError(f'{title} failed: nothing can be downloaded; is '
-                             'there a network, or a proxy to be set? (all '
-                             f'output: {log})')
-        print(*lines, sep='\n', file=sys.stderr)
         errors = [x for x in lines if re.match(r'(ERROR|\w+Error)\b', x)]
-        raise SetupError(f'{title} failed: {(errors or lines)[-1]} (all '
-                         f'output: {log})')
+        message = f'{title} failed: {(errors or lines)[-1]} (all output: ' \
+            f'{log})'
+        # pip's words for a package index that it does not reach; it says
+        # "none" of versions for another Python, too, but names these
+        text = '\n'.join(lines)
+        if re.search('Failed to establish a new connection|name resolution',
+                     text) or ('from versions: none' in text
+                               and 'Ignored the following' not in text):
+            raise SetupError('nothing can be downloaded; is there a network, '
+                             f'or a proxy to be set? {message}')
+        print(*lines, sep='\n', file=sys.stderr)
+        raise SetupError(message)
 
 
 def build_mmcv(python, name, version, folder, log):

@@ -26,8 +26,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def is_small(x: Tensor, weight: Tensor) -> bool:
     """Whether the matrix product is the faster kernel."""
-    # with one thread torch leaves 1x1 convolutions of one image to a slow
-    # kernel of its own
+    # with one thread torch does not leave 1x1 convolutions of one image to
+    # oneDNN
     return (x.numel() * weight.shape[0] < CONV_MACS
             or torch.get_num_threads() == 1)
 

@@ -21,8 +21,8 @@ def trains_dilated(x: Tensor, weight: Tensor) -> bool:
 def dilated_depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Depthwise 3x3 convolution that keeps the size of the map.
 
-    oneDNN's backward pass of a dilated one takes twenty times as long as that
-    of any other. Here the map's gradient is a convolution with the turned
+    oneDNN's backward pass of a dilated one takes about twenty times as long as
+    its forward pass. Here the map's gradient is a convolution with the turned
     kernel; for that of the kernel, rows and columns at a distance of
     ``dilation`` make small maps, whose convolution is not dilated.
 
@@ -43,11 +43,14 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 
 def _small_maps(x: Tensor, dilation: int) -> Tensor:
     """(B, C, H, W) -> (B d d, C, ceil(H / d), ceil(W / d)), channels-last"""
+    d = dilation
+    x = F.pad(x, (0, -x.shape[3] % d, 0, -x.shape[2] % d))
     batch, channels, height, width = x.shape
-    x = F.pad(x, (0, -width % dilation, 0, -height % dilation))
-    x = x.permute(0, 2, 3, 1).unflatten(2, (-1, dilation)).unflatten(
-        1, (-1, dilation))
-    x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    # by reshape, which may be batched over gradients
+    x = x.permute(0, 2, 3, 1).reshape(
+        batch, height // d, d, width // d, d, channels)
+    x = x.permute(0, 2, 4, 1, 3, 5).reshape(
+        -1, height // d, width // d, channels)
     return x.permute(0, 3, 1, 2)
 
 
@@ -63,11 +66,12 @@ class _DilatedDepthwise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple:
         (x, weight), dilation = ctx.saved_tensors, ctx.dilation
         grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _convolve(grad, weight.flip(2, 3), dilation)
-        if ctx.needs_input_grad[1]:
-            _, grad_weight, _ = torch.ops.aten.convolution_backward(
-                _small_maps(grad, dilation), _small_maps(x, dilation), weight,
-                None, [1, 1], [1, 1], [1, 1], False, [0, 0], len(weight),
-                [False, True, False])
+        with torch.autocast('cpu', enabled=False):  # as in torch's own
+            if ctx.needs_input_grad[0]:
+                grad_x = _convolve(grad, weight.flip(2, 3), dilation)
+            if ctx.needs_input_grad[1]:
+                _, grad_weight, _ = torch.ops.aten.convolution_backward(
+                    _small_maps(grad, dilation), _small_maps(x, dilation),
+                    weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0],
+                    len(weight), [False, True, False])
         return grad_x, grad_weight, None

@@ -41,6 +41,30 @@ def test_gradients_of_gradients():
         assert function(lambda x, w: dilated_depthwise(x, w, 3), (x, weight))
 
 
+def test_many_gradients_at_once():
+    x, weight = inputs(7, 5)
+    out = dilated_depthwise(x, weight, 3)
+    grads = torch.randn(4, *out.shape, dtype=out.dtype)
+    batched = torch.autograd.grad(
+        out, (x, weight), grads, is_grads_batched=True, retain_graph=True)
+    for i, grad in enumerate(grads):
+        single = torch.autograd.grad(
+            out, (x, weight), grad, retain_graph=True)
+        for many, one in zip(batched, single, strict=True):
+            torch.testing.assert_close(many[i], one)
+
+
+def test_backward_under_autocast_is_as_exact():
+    x, weight = inputs(6, 6, torch.float)
+    out = dilated_depthwise(x, weight, 3)
+    expected = torch.autograd.grad(
+        out.square().sum(), (x, weight), retain_graph=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        grads = torch.autograd.grad(out.square().sum(), (x, weight))
+    for grad, wanted in zip(grads, expected, strict=True):
+        torch.testing.assert_close(grad, wanted)
+
+
 @pytest.mark.parametrize('frozen', [0, 1])
 def test_only_what_is_asked_for(frozen):
     pair = inputs(6, 6)
