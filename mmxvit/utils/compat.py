@@ -10,8 +10,9 @@ from torch.nn.modules import module
 
 _torch = Version(torch.__version__)
 
-# torch 2.1 and 2.2 have none
-is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+# torch 2.1 and 2.2 have no public one
+is_compiling = getattr(
+    torch.compiler, 'is_compiling', torch._utils.is_compiling)
 
 
 def has_global_hook() -> bool:

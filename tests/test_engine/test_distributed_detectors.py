@@ -27,6 +27,8 @@ from pycocotools import mask
 from mmxvit.datasets.shapes import SHAPES, STUFF_CLASSES, write_dataset
 from mmxvit.engine.command import load_config
 
+from ..gloo import leave_group
+
 pytest.importorskip('mmdet')
 
 ROOT = Path(__file__).parents[2]
@@ -158,7 +160,7 @@ def run_rank(rank, folder, root, port):
             torch.save(train(toy_config(name, root), rank), f'{name}{rank}.pt')
     for name in CONFIGS:
         evaluate(name, '--launcher', 'pytorch')
-    dist.destroy_process_group()
+    leave_group()
 
 
 def predictions_as_truth(folder, root, cfg):

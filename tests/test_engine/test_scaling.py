@@ -26,6 +26,7 @@ from mmxvit.engine.command import (
 )
 from mmxvit.engine.run_options import use_resume
 
+from ..gloo import leave_group
 from ..test_tools.conftest import cls_config, data  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +85,7 @@ def run_rank(rank, folder, port):
     train('ddp', 'ddp', *two_epochs)
     train('fsdp', 'fsdp')
     train('resumed', 'fsdp', '--resume', *two_epochs)
-    dist.destroy_process_group()
+    leave_group()
 
 
 def free_port():
@@ -130,7 +131,7 @@ def run_deepspeed_rank(rank, folder, port):
     join(rank, folder, port)
     for name in ('ddp', 'deepspeed'):
         train(name, name)
-    dist.destroy_process_group()
+    leave_group()
 
 
 def test_deepspeed_trains_like_ddp(tmp_path, data, monkeypatch):  # noqa: F811

@@ -73,13 +73,13 @@ def test_tta(task, metric, config, checkpoint, test):
 
 
 def test_fused(config, checkpoint, test):
-    path = config('cls')
-    file, results = checkpoint(path), []
+    file, results = checkpoint(config('cls')), []
     for name, options in (('plain', []), (
             'fused', ['--cfg-options',
                       'default_hooks.fuse.type=mmxvit.FuseHook'])):
-        test([path, file, '--out', f'{name}.pkl', '--work-dir', name,
-              *options])
+        # runs of one name within a second share a log
+        test([config('cls', name=name), file, '--out', f'{name}.pkl',
+              '--work-dir', name, *options])
         with open(f'{name}.pkl', 'rb') as stream:
             results.append([r['pred_score'] for r in pickle.load(stream)])
         assert ('FuseHook: ' in log(name)) == (name == 'fused')

@@ -5,7 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .utils import widen
+from .utils import HALF, widen
 
 
 class ScalarLayerNorm(nn.LayerNorm):
@@ -24,9 +24,9 @@ class ScalarLayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)"""
         # never narrower than x, which a caller may have widened
-        dtype = torch.promote_types(x.dtype, self.weight.dtype)
-        weight, bias = (p.to(dtype).expand(self.normalized_shape)
-                        for p in (self.weight, self.bias))
+        dtype = self.weight.dtype if x.dtype in HALF else x.dtype
+        weight, bias = [p.to(dtype).expand(self.normalized_shape)
+                        for p in (self.weight, self.bias)]
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
@@ -130,7 +130,7 @@ class FastWindowAttention(nn.Module):
 
         In float32 or wider.
         """
-        dtype = torch.promote_types(x.dtype, torch.float32)
+        dtype = torch.float32 if x.dtype in HALF else x.dtype
         columns = x.sum(1, dtype=dtype) / x.shape[1]
         if self.window == 1:
             return columns

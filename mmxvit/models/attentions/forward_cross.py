@@ -89,8 +89,8 @@ class ForwardCrossAttention(nn.Module):
         if tuple(size) != self.size:
             table = F.interpolate(
                 table, size=tuple(size), mode='bilinear', align_corners=False)
-        dy, dx = (torch.arange(n, device=table.device) for n in (rows, cols))
-        dy, dx = ((d.unsqueeze(1) - d).abs() for d in (dy, dx))
+        dy, dx = [torch.arange(n, device=table.device) for n in (rows, cols)]
+        dy, dx = [(d.unsqueeze(1) - d).abs() for d in (dy, dx)]
         # of all y, x, y', x'
         pairs = (dy[:, None, :, None] * cols + dx[:, None]).flatten()
         return table.flatten(2)[0].index_select(1, pairs).view(
@@ -147,9 +147,9 @@ class ForwardCrossAttention(nn.Module):
             bias = torch.cat(
                 (bias, depth_bias.expand(-1, num_tokens, -1)), 2)
         # (G, heads, tokens, D) each
-        q, k, v = (
+        q, k, v = [
             t.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            for t in (q, *keys_values.chunk(2, 2)))
+            for t in (q, *keys_values.chunk(2, 2))]
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = widen(q), widen(k), widen(v)
             out = F.scaled_dot_product_attention(

@@ -102,8 +102,8 @@ class RecursiveAtrousSelfAttention(nn.Module):
         the reduced map.
         """
         q = self.q(x)
-        one, three, five = (
-            self.convolve(q, dilation) for dilation in self.dilations)
+        one, three, five = [
+            self.convolve(q, dilation) for dilation in self.dilations]
         if self.reduction > 1:
             x = self.norm(self.reduce(x).permute(0, 2, 3, 1))
             x = x.permute(0, 3, 1, 2)

@@ -5,9 +5,12 @@ from torch import Tensor
 from mmxvit.utils.compat import is_compiling
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
 def widen(x: Tensor) -> Tensor:
     """Half precision to float32; float32 and float64 stay as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
 
 
 def is_traced() -> bool:

@@ -471,8 +471,8 @@ class FcaFormer(PyramidBackbone):
         """:meth:`forward` without its checks."""
         if not self.is_plain:
             return [
-                self._output(i, out) for i, out in zip(
-                    self.out_indices, super().forward_maps(x), strict=True)
+                self._output(self.out_indices[n], out)
+                for n, out in enumerate(super().forward_maps(x))
             ]
         tokens, size = self.stem(x)
         cross = None

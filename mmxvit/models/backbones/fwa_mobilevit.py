@@ -54,8 +54,8 @@ class FWAMobileViTBlock(nn.Module):
         y = self.local_rep(x)
         batch, dims, *size = y.shape
         rows, cols = self.patch_size
-        height, width = (
-            -(-s // p) for s, p in zip(size, self.patch_size, strict=True))
+        height, width = [
+            -(-s // p) for s, p in zip(size, self.patch_size, strict=True)]
         whole = [height * rows, width * cols]
         if whole != size:
             y = F.interpolate(y, whole, mode='bilinear', align_corners=False)

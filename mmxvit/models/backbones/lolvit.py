@@ -59,8 +59,7 @@ class FeatureFusion(nn.Module):
         """(B, C_in, H, W), or its parts -> (B, C_out, H, W)"""
         halves = self.depthwise(self.expand(x)).chunk(2, 1)
         halves = tuple(
-            conv(half)
-            for conv, half in zip(self.parallel, halves, strict=True))
+            [conv(halves[n]) for n, conv in enumerate(self.parallel)])
         return self.project(join(halves, self.project))
 
 

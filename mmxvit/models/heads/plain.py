@@ -71,9 +71,9 @@ class ClassAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1 + N, d), the class token first -> (B, 1, d)"""
-        q, k, v = (
+        q, k, v = [
             t.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            for t in (self.q(x[:, :1]), *self.kv(x).chunk(2, 2)))
+            for t in (self.q(x[:, :1]), *self.kv(x).chunk(2, 2))]
         with torch.autocast(x.device.type, enabled=False):
             out = F.scaled_dot_product_attention(widen(q), widen(k), widen(v))
         return self.proj(out.transpose(1, 2).flatten(2).to(x.dtype))

@@ -7,6 +7,7 @@ import torch.multiprocessing as mp
 from mmengine.registry import MODELS
 from torch.nn.parallel import DistributedDataParallel
 
+from ...gloo import leave_group
 from .test_zoo import ZOO
 
 FAST = [('XFormer', 'xformer'), ('FcaFormer', 'l0'), ('LVT', 'lvt'),
@@ -46,7 +47,7 @@ def step(rank, folder, family, arch):
             for name, p in model.named_parameters() if p.requires_grad
         })
     torch.save(gradients, f'{folder}/{rank}.pt')
-    dist.destroy_process_group()
+    leave_group()
 
 
 @pytest.mark.parametrize('family, arch', [

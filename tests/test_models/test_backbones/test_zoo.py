@@ -316,8 +316,9 @@ def test_versions_reach_the_load_hooks(family, arch, tmp_path):
     torch.save(dict(state_dict=holder.state_dict()), path)
     model = build(family, arch, pretrained=str(path))
     seen = []
-    model.register_load_state_dict_pre_hook(
-        lambda module, state, prefix, metadata, *args: seen.append(metadata))
+    # not public in torch 2.1
+    model._register_load_state_dict_pre_hook(
+        lambda state, prefix, metadata, *args: seen.append(metadata))
     model.init_weights()
     assert [metadata.get('version') for metadata in seen] == [1]
 
