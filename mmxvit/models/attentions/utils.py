@@ -4,7 +4,6 @@ from torch import Tensor
 
 from mmxvit.utils.compat import is_compiling
 
-
 HALF = (torch.float16, torch.bfloat16)
 
 
