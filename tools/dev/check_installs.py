@@ -481,16 +481,23 @@ def stack_row(text: str, stack: str, found: dict[str, str], routes: str,
         f'| {" | ".join(row)} |' for row in lines))
 
 
-def run_tests(jobs: int) -> tuple[bool, str]:
-    """The suite of ``make test`` and what pytest counts."""
-    process = subprocess.run(
-        [sys.executable, '-m', 'pytest', 'tests', '-q', '-n', str(jobs),
-         '--dist', 'worksteal', '-m', 'not slow'], cwd=ROOT, text=True,
-        env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE)
-    print(process.stdout[-3000:])
-    counts = re.findall(r'\d+ (?:failed|passed|skipped|errors?)',
-                        process.stdout.splitlines()[-1])
-    return process.returncode == 0, ', '.join(counts)
+def run_tests(stack: str, jobs: int, slow: bool) -> tuple[bool, str]:
+    """The suite of ``make test`` or ``make test-all``: what pytest counts.
+
+    Its output is kept beside the logs of the other parts.
+    """
+    kept = ROOT / 'work_dirs' / f'installs-{stack}-{PYTHON}-tests.log'
+    kept.parent.mkdir(exist_ok=True)
+    print(f'the output of the tests goes to {kept}', flush=True)
+    command = [sys.executable, '-m', 'pytest', 'tests', '-v', '-n', str(jobs),
+               '--dist', 'worksteal', '--durations=30']
+    with kept.open('w') as file:
+        code = subprocess.run(
+            command if slow else [*command, '-m', 'not slow'], cwd=ROOT,
+            env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=file).returncode
+    last = kept.read_text().splitlines()[-1]
+    counts = re.findall(r'\d+ (?:failed|passed|skipped|errors?)', last)
+    return code == 0, ', '.join(counts) + (', slow ones too' if slow else '')
 
 
 def run_part(part: str, stack: str, names: dict[str, str],
@@ -588,10 +595,12 @@ def main() -> None:
         '--stack', default='onedl',
         help='the stack of this environment (default: %(default)s)')
     parser.add_argument(
-        '--parts', nargs='*', choices=[*PARTS, 'tests'], default=PARTS,
+        '--parts', nargs='*', choices=[*PARTS, 'tests', 'test-all'],
+        default=PARTS,
         help='pip: by pip; mim: by mim, and its commands; without: without '
-        'some packages; tests: those of `make test`; nothing: only write the '
-        'table in the README from the page (default: all but tests)')
+        'some packages; tests: those of `make test`; test-all: the slow ones, '
+        'too; nothing: only write the table in the README from the page '
+        '(default: pip, mim, without)')
     parser.add_argument(
         '--jobs', type=int, default=2, help='processes that share the tests')
     args = parser.parse_args()
@@ -599,8 +608,8 @@ def main() -> None:
     found = versions(names)
     tests, good = None, True
     for part in args.parts:
-        if part == 'tests':
-            ok, said = run_tests(args.jobs)
+        if part in ('tests', 'test-all'):
+            ok, said = run_tests(args.stack, args.jobs, part == 'test-all')
             tests = f'{said} ({datetime.date.today()})'
         else:
             ok = run_part(part, args.stack, names, found)
