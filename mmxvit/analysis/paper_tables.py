@@ -251,13 +251,6 @@ def agrees(value: float, printed: str) -> bool:
     return f'{value:.{digits}f}' == printed
 
 
-def params_agree(params: int, row: Row) -> bool:
-    """Whether a number of parameters is the printed one of a row."""
-    if row.part:
-        return f'{params:,}' == row.params
-    return agrees(params / 1e6, row.params)
-
-
 @dataclass
 class Measured:
     """What was measured in one run, by ``Row.source``.

@@ -110,9 +110,9 @@ def images() -> torch.Tensor:
 @pytest.fixture(params=[True, False])
 def storage_identity(request, monkeypatch):
     """Both ways to follow a storage, the second for torch < 2.2."""
-    if request.param and not memory._STORAGE_HAS_IDENTITY:
+    if request.param and not memory.STORAGE_HAS_IDENTITY:
         pytest.skip('needs torch >= 2.2')
-    monkeypatch.setattr(memory, '_STORAGE_HAS_IDENTITY', request.param)
+    monkeypatch.setattr(memory, 'STORAGE_HAS_IDENTITY', request.param)
 
 
 @pytest.mark.parametrize('net, channels', [
@@ -141,7 +141,7 @@ def test_training_keeps_what_backward_needs():
     net = nn.Sequential(
         nn.Conv2d(3, 3, 1, bias=False), *[nn.Sigmoid() for _ in range(6)])
     assert peak_live_bytes(net, images()) == 3 * 3 * UNIT
-    if memory._STORAGE_HAS_IDENTITY:
+    if memory.STORAGE_HAS_IDENTITY:
         assert peak_live_bytes(net, images(), train=True) >= 7 * 3 * UNIT
 
 
