@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
+from mmengine.model import BaseModel
 
 from mmxvit.analysis import benchmark, memory
 from mmxvit.analysis.benchmark import (
@@ -20,7 +21,7 @@ from mmxvit.analysis.memory import (
     measure_memory,
     peak_live_bytes,
 )
-from mmxvit.analysis.models import build_model, parse_model
+from mmxvit.analysis.models import build_model, parse_model, run_model
 from mmxvit.models import XFormer
 
 TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/benchmark.py'
@@ -330,3 +331,17 @@ def test_sizes_too_large_for_a_gpu(monkeypatch, capsys, tmp_path):
     # at no size enough for one of the two
     run_tool(monkeypatch, FULL, 'mmxvit.LOLViT:s', '--sizes', '64',
              '--no-memory', '--plot', str(tmp_path / 'c.png'), *QUICK)
+
+
+def test_compiled_models_get_their_samples():
+    """Two-stage detectors read sizes from them."""
+
+    class Detector(BaseModel):
+
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            height, width = data_samples[0].img_shape
+            return inputs.sum() * height / width
+
+    model, images = Detector(), torch.rand(1, 3, 4, 8)
+    compiled = torch.compile(model, backend='eager')
+    assert torch.equal(run_model(compiled, images), run_model(model, images))
