@@ -22,6 +22,7 @@ from mmxvit.analysis.memory import (
     peak_live_bytes,
 )
 from mmxvit.analysis.models import build_model, parse_model, run_model
+from mmxvit.deployment.runtimes import PACKAGES
 from mmxvit.models import XFormer
 
 TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/benchmark.py'
@@ -282,6 +283,27 @@ def test_tool_infer(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         run_tool(monkeypatch, FULL, '--csv', str(table))
     assert 'exists' in capsys.readouterr().err
+
+
+def test_tool_runtimes(monkeypatch, capsys, tmp_path):
+    for package in ('onnx', *PACKAGES):
+        pytest.importorskip(package)
+    table = tmp_path / 'b.csv'
+    run_tool(monkeypatch, FULL, PART, '--sizes', '32', '--runtimes',
+             '--csv', str(table), *QUICK)
+    with open(table, newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [(r['runtime'], r['model']) for r in rows] == [
+        (runtime, model) for runtime in ('torch', *PACKAGES)
+        for model in ('full', 'part')]
+    assert all(float(r['median_ms']) > 0 and r['fuse'] == 'True'
+               for r in rows)
+    assert 'in openvino' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, FULL, '--runtimes', '--dtype', 'bfloat16',
+                 '--compile')
+    assert '--runtimes cannot be used with --dtype, --compile' in \
+        capsys.readouterr().err
 
 
 @pytest.mark.usefixtures('one_thread')
