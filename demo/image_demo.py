@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import mmxvit  # noqa: F401  it says what is missing
+
+# isort: split
 from mmengine.device import is_cuda_available
 
 from mmxvit.engine.checks import check_channels

@@ -70,7 +70,7 @@ def test_blocks_that_have_not_run_say_so():
     assert check_installs.mark_not_run(new) == new
 
 
-def test_row_keeps_the_tests_that_have_not_run():
+def test_row_keeps_what_has_not_run():
     text = '<!-- checked: stacks -->\n<!-- end -->\n'
     found = dict.fromkeys(check_installs.SHOWN, '1.0')
     for stack in ('openmmlab', 'onedl'):
@@ -83,11 +83,15 @@ def test_row_keeps_the_tests_that_have_not_run():
     assert readme_rows(text)[0][-2:] == ['5 passed', '9 of 9']
     text = check_installs.stack_row(text, 'onedl', found, '8 of 9')
     assert readme_rows(text)[0][-2:] == ['5 passed', '8 of 9']
+    # the page has the ways to install of another Python
+    text = check_installs.stack_row(text, 'onedl', found, 'not run')
+    assert readme_rows(text)[0][-2:] == ['5 passed', '8 of 9']
     # other versions: what ran with the old ones says nothing
     found['mmcv'] = '2.0'
     text = check_installs.stack_row(text, 'onedl', found, '7 of 9')
     assert readme_rows(text)[0][-2:] == ['not run', '7 of 9']
     # nothing is left of the row
+    found['mmcv'] = '3.0'
     text = check_installs.stack_row(text, 'onedl', found, 'not run')
     assert [row[0] for row in readme_rows(text)] == ['`openmmlab`']
 

@@ -1,4 +1,5 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import ast
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from mmxvit import dependencies
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -99,8 +102,7 @@ def test_commands_say_it_in_one_line(tmp_path, script):
     info.mkdir()
     (info / 'METADATA').write_text(
         f'Metadata-Version: 2.1\nName: {name}\nVersion: 2.28.0\n')
-    root = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tmp_path), str(root)])
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
 
     def run(*command):
         return subprocess.run(
@@ -108,7 +110,7 @@ def test_commands_say_it_in_one_line(tmp_path, script):
             env=dict(os.environ, PYTHONPATH=path), text=True,
             capture_output=True)
 
-    done = run(root / script, '--help')
+    done = run(ROOT / script, '--help')
     assert done.returncode == 1
     assert done.stderr == (
         f'error: mmxvit cannot be used: {name} 2.28.0 is older than 3.3.0. '
@@ -117,6 +119,49 @@ def test_commands_say_it_in_one_line(tmp_path, script):
     done = run('-c', 'import mmxvit')
     assert done.stderr.startswith('Traceback')
     assert f'RuntimeError: mmxvit cannot be used: {name}' in done.stderr
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT)) for folder in ('tools', 'demo')
+    for path in (ROOT / folder).rglob('*.py') if path.parent.name != 'dev')
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_commands_import_mmxvit_first(script):
+    """Or a package that is missing would end them with a traceback."""
+    imported = [
+        name.partition('.')[0]
+        for node in ast.parse((ROOT / script).read_text()).body
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import) else [node.module]
+            if isinstance(node, ast.ImportFrom) else [])]
+    checked = [n for n in imported if n in ('torch', 'numpy', 'mmxvit')
+               or n.startswith('mm')]
+    assert checked[:1] in ([], ['mmxvit'])
+
+
+def test_commands_say_that_a_package_is_missing(tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text("""
+import sys
+from importlib import metadata
+
+def version(name, real=metadata.version):
+    if name in ('mmengine', 'onedl-mmengine'):
+        raise metadata.PackageNotFoundError(name)
+    return real(name)
+
+metadata.version = version
+sys.modules['mmengine'] = None
+""")
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', ROOT / 'tools/train.py', '--help'],
+        cwd=tmp_path, text=True, capture_output=True,
+        env=dict(os.environ, PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}'))
+    assert done.returncode == 1
+    (line, ) = done.stderr.splitlines()
+    assert line.startswith(
+        'error: mmxvit cannot be used: mmengine is not installed. Run: pip')
 
 
 def test_a_source_tree_without_metadata_counts_as_installed(

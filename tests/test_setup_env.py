@@ -741,3 +741,16 @@ def test_ci_removes_before_it_makes(ci):
     old.mkdir(parents=True)
     result = ci(f"$$(ls -d '{old}' || echo gone first)", 0)
     assert 'gone first' in result.stdout
+
+
+@pytest.mark.parametrize('stack', ['onedl', 'openmmlab'])
+@pytest.mark.parametrize('file', ['docs/get_started.md', 'docker/Dockerfile'])
+def test_install_by_hand_takes_one_line_of_each_file(file, stack):
+    """What the shell puts in for $(grep ...) are no comments."""
+    found = re.findall(r'\$\((grep \S+ requirements/)onedl(\S*\.txt)\)',
+                       (ROOT / file).read_text())
+    assert len(found) == 2
+    for start, end in found:
+        lines = subprocess.check_output(
+            f'{start}{stack}{end}', shell=True, cwd=ROOT, text=True)
+        assert re.fullmatch(r'[\w-]+==[\w.]+\n', lines)

@@ -3,6 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
+import mmxvit  # noqa: F401  it says what is missing
+
+# isort: split
 from mmengine.logging import print_log
 
 from mmxvit.engine.checkpoints import (

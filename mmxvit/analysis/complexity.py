@@ -28,7 +28,7 @@ in neither.
 """
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,8 @@ from torch.nn.modules.pooling import (
 )
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from mmxvit.utils.compat import math_attention
 
 from .models import blind_rois, random_images, run_model
 
@@ -145,7 +147,7 @@ def complexity(model: nn.Module,
     images = random_images((batch, *shape), model)
     counter = FlopCounterMode(display=False)
     stages = _StageCounter(model, counter)
-    with _eval_mode(model), torch.no_grad(), _math_attention(), \
+    with _eval_mode(model), torch.no_grad(), math_attention(), \
             _shapes_only(model, shapes_only) as fake, \
             _Products(stages), counter, stages:
         run_model(model, fake(images))
@@ -324,16 +326,6 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in training:
             module.training = flag
-
-
-def _math_attention() -> AbstractContextManager:
-    """The counter has no formula for the fused attention kernels."""
-    try:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:  # torch < 2.3
-        return torch.backends.cuda.sdp_kernel(
-            enable_flash=False, enable_math=True, enable_mem_efficient=False)
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 class _Products(TorchFunctionMode):

@@ -14,15 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from mmxvit.utils.allocator import tune_allocator
+from mmxvit.utils.compat import STORAGE_HAS_IDENTITY
 
 from .benchmark import Settings, make_images, prepare, train_step
 from .models import random_images, run_model
-
-_PROBE = torch.empty(1)
-# From torch 2.2 on a storage keeps its Python object for life, so that a weak
-# reference tells when the memory is freed. Before, that of each tensor has to
-# do; it misses what autograd alone keeps (outputs saved for backward).
-_STORAGE_HAS_IDENTITY = _PROBE.untyped_storage() is _PROBE.untyped_storage()
 
 
 class LiveBytes(TorchDispatchMode):
@@ -53,7 +48,9 @@ class LiveBytes(TorchDispatchMode):
         if tensor.layout != torch.strided:
             return
         storage = tensor.untyped_storage()
-        anchor = storage if _STORAGE_HAS_IDENTITY else tensor
+        # a weak reference to the tensor misses what autograd alone keeps
+        # (outputs saved for backward)
+        anchor = storage if STORAGE_HAS_IDENTITY else tensor
         if id(anchor) in self._refs:
             return
         key, size = self._key(tensor), storage.nbytes()

@@ -234,7 +234,9 @@ def run_model(model: nn.Module, images: Tensor) -> Any:
     Args:
         images: (B, C, H, W), preprocessed.
     """
-    if not isinstance(model, BaseModel):
+    # what torch.compile returns is no BaseModel
+    whole = getattr(model, '_orig_mod', model)
+    if not isinstance(whole, BaseModel):
         return model(images)
     size = tuple(images.shape[-2:])
     samples = [
@@ -246,7 +248,7 @@ def run_model(model: nn.Module, images: Tensor) -> Any:
                 batch_input_shape=size,
                 scale_factor=(1., 1.))) for _ in images
     ]
-    with _masks_for_100_rois(model):
+    with _masks_for_100_rois(whole):
         return model(images, samples, mode='tensor')
 
 

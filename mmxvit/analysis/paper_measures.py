@@ -78,8 +78,9 @@ def checkpoint_accuracies(rows: list[Row], folder: Path,
 
     Args:
         rows: Those of a table.
-        folder: With ``<name of the config>.pth``; rows without one, and rows
-            with options, are passed over.
+        folder: With ``<name of the config>.pth``; rows without one, rows with
+            options, and rows tested at another size than their config's are
+            passed over.
         options: What ``--cfg-options`` changes in all configs.
         work_dir: For logs, one folder for each checkpoint.
 
@@ -88,7 +89,8 @@ def checkpoint_accuracies(rows: list[Row], folder: Path,
     """
     tested: dict[str, dict[str, float]] = {}
     for row in rows:
-        if not row.source or row.options or row.source in tested:
+        if (not row.source or row.options or row.tested_at
+                or row.source in tested):
             continue
         checkpoint = folder / f'{Path(row.source).name}.pth'
         if row.peer:

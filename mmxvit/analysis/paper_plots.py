@@ -8,8 +8,17 @@ from mmxvit.engine.command import UserError
 
 from .benchmark import Settings, environment, measure_latency
 from .memory import measure_memory
+from .models import config_input_size
 from .paper_measures import measure_speed
-from .paper_tables import Row, Size, Table, load_counts, row_model
+from .paper_tables import (
+    Row,
+    Size,
+    Table,
+    load_counts,
+    row_config,
+    row_model,
+    size_text,
+)
 from .report import benchmark_rows, plot_over_size, plot_points
 
 RESOLUTIONS = 'xformer-2'
@@ -48,8 +57,7 @@ def plot_papers(tables: dict[str, Table], folder: Path,
                             'folder')
     folder.mkdir(parents=True, exist_ok=True)
     if classifiers:
-        _plot_accuracies(classifiers, paths, settings([(224, 224)], 1), tuned,
-                         progress)
+        _plot_accuracies(classifiers, paths, settings, tuned, progress)
     if RESOLUTIONS in tables:
         table = tables[RESOLUTIONS]
         _plot_resolutions(table.rows, paths,
@@ -60,29 +68,38 @@ def plot_papers(tables: dict[str, Table], folder: Path,
 def top1_rows(tables: dict[str, Table]) -> list[Row]:
     """A row for each model with a top-1 accuracy on ImageNet.
 
-    Where papers print several accuracies of a model it is the first.
+    Where papers print several accuracies of a model it is the first, of those
+    at the size at which its config tests.
     """
     rows: dict[str, Row] = {}
     for table in tables.values():
         for row in table.rows:
-            if row.source and 'top-1' in row.results:
+            if (row.source and 'top-1' in row.results
+                    and not row.tested_at):
                 rows.setdefault(row.source, row)
     return list(rows.values())
 
 
 def _plot_accuracies(rows: list[Row], paths: dict[str, Path],
-                     settings: Settings, tuned: bool,
-                     progress: Callable[[str], None]) -> None:
+                     settings: Callable[[list[Size], int], Settings],
+                     tuned: bool, progress: Callable[[str], None]) -> None:
     counts = load_counts()
-    measured = measure_speed(rows, settings, tuned, False, progress)
+    size = {}  # at which a model was tested
+    for row in rows:
+        found = config_input_size(row_config(row))
+        size[row.source] = found[0] if found else (224, 224)
+    sizes = sorted(set(size.values()))
+    measured = measure_speed(rows, settings(sizes, 1), tuned, False, progress)
     ylabel = "top-1 on ImageNet [%], as the papers print it"
     plot_points(
         _families(rows, lambda r: counts[r.source].params / 1e6),
         'parameters [M]', ylabel, 'None of these models was trained here',
         paths['accuracy_params.png'])
     plot_points(
-        _families(rows, lambda r: measured.seconds[r.source][224, 224] * 1e3),
-        'latency at 224 [ms]', ylabel,
+        _families(rows, lambda r: 1e3 * measured.seconds[r.source][
+            size[r.source]]),
+        'latency at the size of the test, '
+        f'{" or ".join(map(size_text, sizes))} [ms]', ylabel,
         textwrap.fill(measured.about, 90),
         paths['accuracy_latency.png'])
 
@@ -97,8 +114,11 @@ def _families(
         if row.config:
             kind = row_model(row)['backbone']['type']
             group = kind.partition('mmxvit.')[2]
+        name = row.model
+        if row.options.get('model.head', '') is None:
+            name += ', backbone alone'
         groups.setdefault(group, []).append(
-            (x(row), float(row.results['top-1']), row.model))
+            (x(row), float(row.results['top-1']), name))
     return {group: points for group, points in groups.items() if points}
 
 

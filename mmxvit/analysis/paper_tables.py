@@ -68,6 +68,7 @@ class Row:
     sizes: list[Size] = field(default_factory=list)
     counting: str = ''
     results: dict[str, str] = field(default_factory=dict)
+    tested_at: int | None = None
     speed: dict[str, str] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
     note: str | None = None
@@ -251,13 +252,6 @@ def agrees(value: float, printed: str) -> bool:
     return f'{value:.{digits}f}' == printed
 
 
-def params_agree(params: int, row: Row) -> bool:
-    """Whether a number of parameters is the printed one of a row."""
-    if row.part:
-        return f'{params:,}' == row.params
-    return agrees(params / 1e6, row.params)
-
-
 @dataclass
 class Measured:
     """What was measured in one run, by ``Row.source``.
@@ -391,8 +385,8 @@ def _columns(table: Table, counts: dict[str, Counts],
     if tested is not None:
         for name in dict.fromkeys(n for r in rows for n in r.results):
             columns[f'{name}, tested here'] = [
-                f'{tested[r.source][name]:.2f}'
-                if name in tested.get(r.source, {}) else '' for r in rows]
+                f'{tested[r.source][name]:.2f}' if not r.tested_at
+                and name in tested.get(r.source, {}) else '' for r in rows]
     return {k: v for k, v in columns.items() if any(v)}
 
 

@@ -32,7 +32,8 @@ def benchmark_rows(
         seconds: dict[tuple[str, tuple[int, int]], list[float]],
         memory: dict[str, dict[tuple[int, int], dict[str, int]]],
         settings: Settings, baseline: str, allocator: str,
-        environment: dict[str, str]) -> list[dict[str, Any]]:
+        environment: dict[str, str],
+        runtime: str = 'torch') -> list[dict[str, Any]]:
     """One row per model and size, complete in itself.
 
     Args:
@@ -42,6 +43,7 @@ def benchmark_rows(
         baseline: Model that ``ratio`` (of medians) refers to.
         allocator: ``'tuned'`` or ``'default'``.
         environment: From ``environment``.
+        runtime: What the models ran in.
     """
     rows = []
     for (name, size), values in seconds.items():
@@ -70,7 +72,8 @@ def benchmark_rows(
         for key in ('mode', 'dtype', 'device', 'threads', 'fuse',
                     'channels_last', 'compile'):
             row[key] = getattr(settings, key)
-        rows.append(dict(row, allocator=allocator, **environment))
+        rows.append(dict(
+            row, runtime=runtime, allocator=allocator, **environment))
     return rows
 
 
@@ -81,7 +84,8 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         f'{first["mode"]}, batch {first["batch"]}, {first["dtype"]}, '
         f'{first["device_name"]}, {first["threads"]} CPU threads, '
         f'fuse {first["fuse"]}, channels_last {first["channels_last"]}, '
-        f'compile {first["compile"]}, allocator {first["allocator"]}, '
+        f'compile {first["compile"]}, in {first["runtime"]}, '
+        f'allocator {first["allocator"]}, '
         f'torch {first["torch"]}, {first["date"]}, {first["commit"]}'
     ]
     width = max(len(r['model']) for r in rows)

@@ -15,7 +15,7 @@ PEERS = {
 
 _SETTINGS = ('mode', 'batch', 'dtype', 'device', 'device_name', 'cpu_count',
              'threads', 'allocator', 'fuse', 'channels_last', 'compile',
-             'torch', 'commit')
+             'torch', 'commit', 'runtime')
 
 
 def speed_tables(files: Iterable[Path]) -> str:
@@ -29,7 +29,8 @@ def speed_tables(files: Iterable[Path]) -> str:
     for file in files:
         with open(file, newline='', encoding='utf-8') as lines:
             rows = list(csv.DictReader(lines))
-        for _, run in groupby(rows, lambda row: [row[k] for k in _SETTINGS]):
+        for _, run in groupby(
+                rows, lambda row: [row.get(k) for k in _SETTINGS]):
             parts += _run(list(run))
     return '\n\n'.join(parts)
 
@@ -83,6 +84,10 @@ def _about(rows: list[dict[str, str]]) -> str:
         ('fuse', 'BatchNorms folded by `mmxvit.fuse`'),
         ('channels_last', 'channels-last'),
         ('compile', '`torch.compile`')) if row[key] == 'True']
+    runtime = row.get('runtime', 'torch')
+    if runtime != 'torch':
+        words.append('in ' + dict(
+            onnxruntime='ONNX Runtime', openvino='OpenVINO')[runtime])
     machine = row['device_name']
     if row['device'] == 'cpu':
         machine += (f' ({row["cpu_count"]} CPUs), {row["threads"]} threads, '

@@ -1,5 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """What differs between the versions of packages that are supported."""
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +22,22 @@ def has_global_hook() -> bool:
                 module._global_forward_pre_hooks,
                 module._global_backward_hooks,
                 module._global_backward_pre_hooks))
+
+
+# From torch 2.2 on a storage keeps its Python object for life, so that a weak
+# reference tells when the memory is freed.
+_PROBE = torch.empty(1)
+STORAGE_HAS_IDENTITY: bool = (
+    _PROBE.untyped_storage() is _PROBE.untyped_storage())
+
+
+def math_attention() -> AbstractContextManager:
+    """Attention as plain products; torch 2.1 and 2.2 have another name."""
+    if _torch >= Version('2.3'):
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+        return sdpa_kernel(SDPBackend.MATH)
+    return torch.backends.cuda.sdp_kernel(
+        enable_flash=False, enable_math=True, enable_mem_efficient=False)
 
 
 # torch 2.7 and newer load safe globals under a name of choice

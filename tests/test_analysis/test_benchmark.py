@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
+from mmengine.model import BaseModel
 
 from mmxvit.analysis import benchmark, memory
 from mmxvit.analysis.benchmark import (
@@ -20,7 +21,8 @@ from mmxvit.analysis.memory import (
     measure_memory,
     peak_live_bytes,
 )
-from mmxvit.analysis.models import build_model, parse_model
+from mmxvit.analysis.models import build_model, parse_model, run_model
+from mmxvit.deployment.runtimes import PACKAGES
 from mmxvit.models import XFormer
 
 TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/benchmark.py'
@@ -110,9 +112,9 @@ def images() -> torch.Tensor:
 @pytest.fixture(params=[True, False])
 def storage_identity(request, monkeypatch):
     """Both ways to follow a storage, the second for torch < 2.2."""
-    if request.param and not memory._STORAGE_HAS_IDENTITY:
+    if request.param and not memory.STORAGE_HAS_IDENTITY:
         pytest.skip('needs torch >= 2.2')
-    monkeypatch.setattr(memory, '_STORAGE_HAS_IDENTITY', request.param)
+    monkeypatch.setattr(memory, 'STORAGE_HAS_IDENTITY', request.param)
 
 
 @pytest.mark.parametrize('net, channels', [
@@ -141,7 +143,7 @@ def test_training_keeps_what_backward_needs():
     net = nn.Sequential(
         nn.Conv2d(3, 3, 1, bias=False), *[nn.Sigmoid() for _ in range(6)])
     assert peak_live_bytes(net, images()) == 3 * 3 * UNIT
-    if memory._STORAGE_HAS_IDENTITY:
+    if memory.STORAGE_HAS_IDENTITY:
         assert peak_live_bytes(net, images(), train=True) >= 7 * 3 * UNIT
 
 
@@ -283,6 +285,27 @@ def test_tool_infer(monkeypatch, capsys, tmp_path):
     assert 'exists' in capsys.readouterr().err
 
 
+def test_tool_runtimes(monkeypatch, capsys, tmp_path):
+    for package in ('onnx', *PACKAGES):
+        pytest.importorskip(package)
+    table = tmp_path / 'b.csv'
+    run_tool(monkeypatch, FULL, PART, '--sizes', '32', '--runtimes',
+             '--csv', str(table), *QUICK)
+    with open(table, newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [(r['runtime'], r['model']) for r in rows] == [
+        (runtime, model) for runtime in ('torch', *PACKAGES)
+        for model in ('full', 'part')]
+    assert all(float(r['median_ms']) > 0 and r['fuse'] == 'True'
+               for r in rows)
+    assert 'in openvino' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, FULL, '--runtimes', '--dtype', 'bfloat16',
+                 '--compile')
+    assert '--runtimes cannot be used with --dtype, --compile' in \
+        capsys.readouterr().err
+
+
 @pytest.mark.usefixtures('one_thread')
 def test_tool_train(monkeypatch, capsys):
     run_tool(monkeypatch, FULL, PART, '--sizes', '32', '--mode', 'train',
@@ -330,3 +353,17 @@ def test_sizes_too_large_for_a_gpu(monkeypatch, capsys, tmp_path):
     # at no size enough for one of the two
     run_tool(monkeypatch, FULL, 'mmxvit.LOLViT:s', '--sizes', '64',
              '--no-memory', '--plot', str(tmp_path / 'c.png'), *QUICK)
+
+
+def test_compiled_models_get_their_samples():
+    """Two-stage detectors read sizes from them."""
+
+    class Detector(BaseModel):
+
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            height, width = data_samples[0].img_shape
+            return inputs.sum() * height / width
+
+    model, images = Detector(), torch.rand(1, 3, 4, 8)
+    compiled = torch.compile(model, backend='eager')
+    assert torch.equal(run_model(compiled, images), run_model(model, images))

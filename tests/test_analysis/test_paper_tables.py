@@ -8,6 +8,7 @@ import pytest
 from mmxvit.analysis.complexity import PARTS, complexity
 from mmxvit.analysis.models import build_model, parse_model
 from mmxvit.analysis.paper_measures import METRICS
+from mmxvit.analysis.paper_plots import top1_rows
 from mmxvit.analysis.paper_tables import (
     COUNTINGS,
     Counts,
@@ -21,7 +22,6 @@ from mmxvit.analysis.paper_tables import (
     load_counts,
     load_tables,
     markdown,
-    params_agree,
     remarks,
     sources,
 )
@@ -30,6 +30,13 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 TABLES = load_tables()
 SOURCES = sources(TABLES)
 every_table = pytest.mark.parametrize('name', TABLES)
+
+
+def params_agree(params: int, row: Row) -> bool:
+    """Whether a number of parameters is the printed one of a row."""
+    if row.part:
+        return f'{params:,}' == row.params
+    return agrees(params / 1e6, row.params)
 
 
 def test_all_tables_are_there():
@@ -50,7 +57,7 @@ def test_rows_that_are_not_built():
         name: missing for name, table in TABLES.items()
         if (missing := sum(bool(r.not_built) for r in table.rows))
     } == {
-        'xformer-2': 1, 'xformer-3': 4, 'xformer-4': 1, 'lvt-3': 11,
+        'xformer-2': 1, 'xformer-3': 4, 'xformer-4': 1, 'lvt-3': 10,
         'fcaformer-1': 1, 'fcaformer-2': 11, 'fcaformer-3': 1,
         'fcaformer-4': 1, 'fcaformer-5': 5, 'cabvit-1': 1, 'cabvit-2': 14,
         'cabvit-3': 1, 'cabvit-4': 4, 'lolvit-3': 1, 'lolvit-5': 6,
@@ -87,9 +94,7 @@ def test_figures_are_those_of_the_paper_or_explained(name):
         differs = [(value, p) for value, p in pairs if not agrees(value, p)]
         if row.params and not params_agree(counted.params_of(row), row):
             differs.append((counted.params_of(row), row.params))
-        # the note of a part may be on its other columns
-        if differs or not row.part:
-            assert bool(differs) == bool(row.note), (row.model, differs)
+        assert row.note or not differs, (row.model, differs)
 
 
 def test_counts_are_of_these_rows():
@@ -207,6 +212,26 @@ def test_what_was_measured_is_beside_the_papers(table, counts):
         '70.0', '12.35')
     assert last['ms at 224, here'] == last['top-1, tested here'] == ''
     assert 'Measured so.' in remarks(table, measured)[0]
+
+
+def test_accuracies_of_another_size_are_not_tested(table, counts):
+    table.rows[0].tested_at = 384
+    head, first, *_ = cells(
+        table, counts, tested={'a/ours': {'top-1': 12.345}})
+    assert 'top-1, tested here' not in head
+    assert '12.35' not in first
+    assert not any(row is table.rows[0]
+                   for row in top1_rows(dict(table=table)))
+
+
+def test_accuracies_are_of_the_size_of_the_test_or_say_so():
+    """LOLViT's table has rows at 384, its configs test at 224."""
+    rows = TABLES['lolvit-3'].rows
+    assert [r.model for r in rows if r.tested_at] == [
+        'LOLViT-X at 384', 'LOLViT-S at 384']
+    plotted = [r.model for r in top1_rows(TABLES)]
+    assert 'LOLViT-X' in ' '.join(plotted)
+    assert 'LOLViT-X at 384' not in plotted
 
 
 def test_measured_speeds_are_kept_in_a_file(tmp_path):

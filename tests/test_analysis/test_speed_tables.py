@@ -53,3 +53,14 @@ def test_growth_over_many_sizes(tmp_path):
         for side in sides])
     assert '256 to 1024' in lines[2]
     assert lines[4].endswith('| 1.50 |')  # 1.5 times as fast as the pixels
+
+
+def test_runtimes_have_tables_of_their_own(tmp_path):
+    lines = table(tmp_path / 'a.csv', [
+        ('LVT', 224, 6.0, dict(runtime=runtime))
+        for runtime in ('torch', 'onnxruntime', 'openvino')])
+    heads = [line for line in lines if line.startswith('**')]
+    assert len(heads) == 3
+    assert 'in ' not in heads[0].partition('**:')[0]
+    assert 'in ONNX Runtime**' in heads[1]
+    assert 'in OpenVINO**' in heads[2]

@@ -6,6 +6,7 @@ all alike, and each option holds for all of them.
 """
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mmxvit.analysis.benchmark import (
@@ -23,6 +24,7 @@ from mmxvit.analysis.report import (
     plot_latency,
     write_csv,
 )
+from mmxvit.deployment.runtimes import PACKAGES, runtime_latency
 from mmxvit.utils.allocator import tune_allocator
 
 
@@ -73,6 +75,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true', help='torch.compile')
     parser.add_argument(
+        '--runtimes',
+        action='store_true',
+        help='ONNX Runtime and OpenVINO as well, all with BatchNorms folded, '
+        'in float32 on the CPU; without memory')
+    parser.add_argument(
         '--allocator',
         choices=('tuned', 'default'),
         default='tuned',
@@ -106,6 +113,12 @@ def parse_args() -> argparse.Namespace:
                      f'{", ".join(args.cfgs)}')
     if min(args.rounds, args.batch, args.threads) < 1:
         parser.error('--rounds, --batch and --threads must be at least 1')
+    if args.runtimes:
+        other = [f'--{name.replace("_", "-")}' for name in (
+            'mode', 'dtype', 'device', 'channels_last', 'compile', 'plot')
+            if getattr(args, name) != parser.get_default(name)]
+        if other:
+            parser.error(f'--runtimes cannot be used with {", ".join(other)}')
     for file in filter(None, (args.csv, args.plot)):
         if file.exists():
             parser.error(f'{file} exists; remove it or choose another name')
@@ -125,22 +138,32 @@ def main() -> None:
             tuple(dict.fromkeys(args.sizes)), args.batch, args.mode,
             args.dtype, args.device, args.threads, args.fuse,
             args.channels_last, args.compile, args.rounds, args.min_time)
-        seconds = measure_latency(args.cfgs, settings, progress)
+        if args.runtimes:
+            settings = replace(settings, fuse=True)
+            timed = runtime_latency(args.cfgs, settings, progress)
+            runs = {
+                runtime: {(name, size): values for (name, other, size), values
+                          in timed.items() if other == runtime}
+                for runtime in ('torch', *PACKAGES)}
+        else:
+            runs = {'torch': measure_latency(args.cfgs, settings, progress)}
         memory = {}
-        if not args.no_memory:
+        if not (args.no_memory or args.runtimes):
             for name, cfg in args.cfgs.items():
                 progress(f'memory of {name} at '
                          f'{", ".join(map(size_name, settings.sizes))}')
                 memory[name] = measure_memory(cfg, settings, tuned)
     except ValueError as error:
         sys.exit(f'benchmark.py: error: {error}')
-    rows = benchmark_rows(seconds, memory, settings, args.baseline,
-                          'tuned' if tuned else 'default',
-                          environment(args.device))
-    print(format_table(rows))
+    rows = []
+    for runtime, seconds in runs.items():
+        rows += benchmark_rows(seconds, memory, settings, args.baseline,
+                               'tuned' if tuned else 'default',
+                               environment(args.device), runtime)
+        print(format_table(rows[-len(seconds):]) + '\n')
     if args.csv:
         write_csv(rows, args.csv)
-        print(f'\nwritten: {args.csv}')
+        print(f'written: {args.csv}')
     if args.plot:
         plot_latency(rows, args.plot)
         print(f'written: {args.plot}')

@@ -6,6 +6,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import mmxvit  # noqa: F401  it says what is missing
+
+# isort: split
 import torch
 from mmengine.config import Config, DictAction
 

@@ -13,6 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import mmxvit  # noqa: F401  it says what is missing
+
+# isort: split
 from mmengine.config import DictAction
 
 from mmxvit.analysis.benchmark import Settings

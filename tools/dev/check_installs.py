@@ -303,10 +303,9 @@ def try_mim(source: Path, folder: Path, names: list[str],
             if routes[name]['installs'].ok:
                 commands[f'{mim} {version}, `{args}`'] = mim_commands(
                     env, clone if args != '.' else None, data)
-    for rows in routes, commands:
-        for name, row in rows.items():
-            if 'openmim' in name:  # what cannot be mended any more
-                rows[name] = {column: result._replace(expected=False)
+    for name, row in commands.items():
+        if name.startswith('openmim') and '-e' in name:  # not mended any more
+            commands[name] = {column: result._replace(expected=False)
                               for column, result in row.items()}
     return routes, commands
 
@@ -456,8 +455,9 @@ def stack_row(text: str, stack: str, found: dict[str, str], routes: str,
               tests: str | None = None) -> str:
     """The README with the row of this stack and this Python written anew.
 
-    Tests that have not run keep their cell if the versions are the same.
-    There is no row where nothing has run.
+    What has not run keeps its cell if the versions are the same: the page has
+    the ways to install of the last run only.  There is no row where nothing
+    has run.
     """
     head = ['stack', 'Python', *SHOWN, '`make test`', 'ways to install']
     block = re.search(r'<!-- checked: stacks -->\n(.*?)<!-- end -->', text,
@@ -469,8 +469,9 @@ def stack_row(text: str, stack: str, found: dict[str, str], routes: str,
             rows[row[0], row[1]] = row
     new = [f'`{stack}`', PYTHON, *(found[m].split('+')[0] for m in SHOWN)]
     old = rows.pop((new[0], new[1]), [])
-    if not tests:
-        tests = old[-2] if old[:len(new)] == new else 'not run'
+    old = old[-2:] if old[:len(new)] == new else ['not run', 'not run']
+    tests = tests or old[0]
+    routes = old[1] if routes == 'not run' else routes
     if (tests, routes) != ('not run', 'not run'):
         rows[new[0], new[1]] = [*new, tests, routes]
     lines = [head, ['---'] * len(head)] + [
@@ -503,7 +504,7 @@ def run_tests(stack: str, jobs: int, slow: bool) -> tuple[bool, str]:
 def run_part(part: str, stack: str, names: dict[str, str],
              found: dict[str, str]) -> bool:
     """Try a part, write its tables; True if everything is as promised."""
-    kept = ROOT / 'work_dirs' / f'installs-{stack}-{part}.log'
+    kept = ROOT / 'work_dirs' / f'installs-{stack}-{PYTHON}-{part}.log'
     kept.parent.mkdir(exist_ok=True)
     dists = [*names.values()]
     with tempfile.TemporaryDirectory(prefix='installs-') as tmp:

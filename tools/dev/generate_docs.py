@@ -90,6 +90,11 @@ def paper_page(paper: str) -> str:
                 f'## {table.title}\n\n`--table {name}`\n\n' +
                 paper_tables.markdown(table, paper_tables.load_counts(),
                                       measured=measured))
+            printed = ' '.join(n for row in table.rows for n in row.speed)
+            if printed and not measured:
+                sections[-1] += '\n\nNone of these speeds was measured here.'
+            elif 'MB at' in printed and not measured.peak_bytes:
+                sections[-1] += '\n\nMemory was not measured here.'
     return '\n\n'.join(sections)
 
 

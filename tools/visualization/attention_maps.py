@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import mmxvit  # noqa: F401  it says what is missing
+
+# isort: split
 import mmcv
 from mmengine.config import Config
 

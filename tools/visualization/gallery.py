@@ -5,6 +5,9 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
+import mmxvit  # noqa: F401  it says what is missing
+
+# isort: split
 from mmengine.device import is_cuda_available
 
 from mmxvit.analysis.gallery import (
