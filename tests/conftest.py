@@ -10,8 +10,10 @@ from mmxvit.utils.allocator import tune_allocator  # noqa: E402
 tune_allocator()
 
 import logging  # noqa: E402
+import random  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from mmengine.runner import CheckpointLoader  # noqa: E402
@@ -20,6 +22,8 @@ from mmengine.utils import ManagerMixin  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def _seed():
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 
