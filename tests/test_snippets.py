@@ -88,7 +88,6 @@ NOT_RUN = {
     r'sudo apt': 'changes the system',
     r'make': 'sets up an environment, and what it starts there the tests run: '
     'tests/test_tools/test_run_demo.py, tests/test_docs.py, all tests',
-    r'python tools/train\.py CONFIG --amp': 'needs a GPU',
     r'python tools/train\.py .*compile=True':
     'compiles for minutes; backbones: tests/test_models/test_backbones',
     r'docker': 'needs Docker',

@@ -42,7 +42,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='go on with a training; without a file from the newest good '
         'checkpoint of the work folder')
     parser.add_argument(
-        '--amp', action='store_true', help='mixed precision (needs a GPU)')
+        '--amp',
+        action='store_true',
+        help='mixed precision; in bfloat16 where there is no GPU')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',

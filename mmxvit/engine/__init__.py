@@ -5,10 +5,11 @@ MMEngine imports this package when it looks up a hook or an optimizer wrapper
 constructor, so it takes no task package along; the modules behind the
 commands are imported by them.
 """
+from .cpu_amp import CPUAmpOptimWrapper
 from .hooks import AtomicCheckpointHook, FuseHook, LoggerHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 
 __all__ = [
-    'AtomicCheckpointHook', 'FuseHook', 'LayerDecayOptimWrapperConstructor',
-    'LoggerHook'
+    'AtomicCheckpointHook', 'CPUAmpOptimWrapper', 'FuseHook',
+    'LayerDecayOptimWrapperConstructor', 'LoggerHook'
 ]

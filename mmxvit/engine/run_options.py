@@ -7,26 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.device import is_cuda_available
+from mmengine.device import get_device
 
 from .checkpoints import check_resumable, find_resume_checkpoint
 from .command import UserError, type_name
 
 
 def use_amp(cfg: Config) -> None:
-    """Train in mixed precision.
+    """Train in mixed precision, on a CPU in bfloat16.
 
     Raises:
-        UserError: There is no GPU, or another optimiser wrapper is in use.
+        UserError: Another optimiser wrapper is in use.
     """
     kind = type_name(cfg.optim_wrapper)
-    if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
+    if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper',
+                    'mmxvit.CPUAmpOptimWrapper'):
         raise UserError('--amp needs optim_wrapper.type OptimWrapper, the '
                         f'config has {kind}')
-    if not is_cuda_available():
-        raise UserError('--amp needs a GPU, and torch finds none here')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if get_device() == 'cpu':
+        cfg.optim_wrapper.type = 'mmxvit.CPUAmpOptimWrapper'
+        for key in ('loss_scale', 'dtype'):  # of AmpOptimWrapper
+            cfg.optim_wrapper.pop(key, None)
+    else:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def use_auto_scale_lr(cfg: Config) -> None:

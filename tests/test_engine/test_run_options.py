@@ -29,10 +29,7 @@ def config(scope='mmdet', **more):
 
 def test_amp(monkeypatch):
     cfg = config()
-    monkeypatch.setattr(run_options, 'is_cuda_available', lambda: False)
-    with pytest.raises(UserError, match='needs a GPU'):
-        run_options.use_amp(cfg)
-    monkeypatch.setattr(run_options, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(run_options, 'get_device', lambda: 'cuda')
     run_options.use_amp(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.optim_wrapper.loss_scale == 'dynamic'
@@ -45,6 +42,20 @@ def test_amp(monkeypatch):
     cfg.optim_wrapper.type = 'DeepSpeedOptimWrapper'
     with pytest.raises(UserError, match='DeepSpeedOptimWrapper'):
         run_options.use_amp(cfg)
+
+
+@pytest.mark.parametrize('given', [
+    dict(type='OptimWrapper'), {},
+    dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')])
+def test_amp_on_a_cpu(monkeypatch, given):
+    monkeypatch.setattr(run_options, 'get_device', lambda: 'cpu')
+    cfg = config()
+    cfg.optim_wrapper = dict(optimizer=dict(), accumulative_counts=2, **given)
+    for _ in range(2):  # as one writes it into a config, too
+        run_options.use_amp(cfg)
+        assert cfg.optim_wrapper == dict(
+            type='mmxvit.CPUAmpOptimWrapper', optimizer=dict(),
+            accumulative_counts=2)
 
 
 def test_auto_scale_lr():

@@ -2,6 +2,7 @@
 """Every shipped config, on toy data: two iterations, test, pictures."""
 import json
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmxvit.datasets.shapes import write_dataset
+from mmxvit.engine import run_options
 
 from ..shipped import CONFIGS, few_proposals, marked
 from .conftest import load_script
@@ -111,6 +113,28 @@ def test_trains_and_tests(path, toy, script):
         for part in np.hsplit(picture, picture.shape[1] // image.shape[1]):
             drawn = np.abs(part.astype(int) - image).max()
             assert drawn > 60, name  # more than what JPEG changes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'path',
+    # mmcv's deformable convolutions have no bfloat16 on CPUs
+    [p for p in CONFIGS if p.stem in FAST and 'dcnv2' not in p.stem],
+    ids=lambda p: p.stem)
+def test_trains_in_bfloat16(path, toy, script, monkeypatch):
+    """--amp on a CPU: mmcv's operators, which lack it there, get float32."""
+    monkeypatch.setattr(run_options, 'get_device', lambda: 'cpu')
+    cfg = Config.fromfile(path)
+    layout = toy_config.layout(cfg)
+    cfg = toy_config.fit(cfg, toy(layout), SIZE, batch_size=2, length=2)
+    few_proposals(cfg)
+    cfg.dump('toy.py')
+    script('tools/train.py').main([
+        'toy.py', '--amp', '--cfg-options', 'val_cfg=None',
+        'val_dataloader=None', 'val_evaluator=None'])
+    (log, ) = Path('work_dirs').rglob('*.log')
+    losses = re.findall(r' loss: (\S+)', log.read_text())
+    assert losses and np.isfinite(np.array(losses, float)).all()
 
 
 def images_drawn_on(cfg):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmxvit.engine import run_options
 from mmxvit.utils import checkpoint as checkpoint_module
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,18 @@ def test_train_then_test(task, metric, config, train, test, tmp_path):
         with open(out, 'rb') as file:
             assert len(pickle.load(file)) == 3
     assert len(list(Path('pics').rglob('*.png'))) == 3
+
+
+@pytest.mark.parametrize('task', ['det', 'seg', 'cls'])
+def test_mixed_precision_without_a_gpu(task, config, train, tmp_path,
+                                       monkeypatch):
+    monkeypatch.setattr(run_options, 'get_device', lambda: 'cpu')
+    train([config(task), '--amp'])
+    work_dir = tmp_path / 'work_dirs' / task
+    saved = torch.load(work_dir / 'epoch_1.pth', weights_only=False)
+    assert all(v.dtype == torch.float32 for v in saved['state_dict'].values()
+               if v.is_floating_point())
+    assert 'CPUAmpOptimWrapper' in log(work_dir)
 
 
 @pytest.mark.parametrize('task, metric', [('det', 'coco/bbox_mAP'),

@@ -1,0 +1,116 @@
+# Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import pytest
+import torch
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+from mmxvit.engine import CPUAmpOptimWrapper
+
+
+def wrapper(model, **more):
+    return OPTIM_WRAPPERS.build(
+        dict(
+            type='mmxvit.CPUAmpOptimWrapper',
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
+            **more))
+
+
+@pytest.fixture
+def model():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(),
+        nn.Linear(8 * 36, 4))
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(2, 3, 8, 8)
+
+
+def test_bfloat16_inside_float32_outside(model, inputs):
+    optim = wrapper(model)
+    assert isinstance(optim, CPUAmpOptimWrapper)
+    with optim.optim_context(model):
+        assert model(inputs).dtype == torch.bfloat16
+        with torch.no_grad():
+            assert model(inputs).dtype == torch.bfloat16
+    assert model(inputs).dtype == torch.float32
+
+
+def test_a_step_is_nearly_that_of_float32(model, inputs):
+    """Gradients are those of the loss itself, and float32."""
+    optim = wrapper(model)
+    model(inputs).square().mean().backward()
+    wanted = [p.grad.clone() for p in model.parameters()]
+    before = [p.detach().clone() for p in model.parameters()]
+    optim.zero_grad()
+    with optim.optim_context(model):
+        loss = model(inputs).float().square().mean()
+    optim.update_params(loss)
+    for old, new, grad in zip(before, model.parameters(), wanted,
+                              strict=True):
+        assert new.dtype == torch.float32
+        moved = (old - new.detach()) / 0.5
+        if grad.abs().max() > 1e-6:  # a bias before BatchNorm has none
+            error = (moved - grad).norm() / grad.norm()
+            assert 0 < error < 0.03
+
+
+def test_batches_are_accumulated(model, inputs):
+    optim = wrapper(model, accumulative_counts=2)
+    before = model[0].weight.detach().clone()
+    for moves in (False, True):
+        with optim.optim_context(model):
+            loss = model(inputs).float().square().mean()
+        optim.update_params(loss)
+        assert torch.equal(model[0].weight, before) != moves
+
+
+class BoxHead(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 5, 1)
+        self.seen = None
+
+    def forward(self, maps):
+        outs = [self.conv(m) for m in maps]
+        self.seen = outs[0].dtype
+        return outs, None, (outs[0].argmax(1), )
+
+
+def test_heads_put_out_float32():
+    """Losses and mmcv's NMS, which has no bfloat16 on CPUs, come behind."""
+    model = nn.ModuleDict(dict(conv=nn.Conv2d(3, 8, 1), head=BoxHead()))
+    optim = wrapper(model)
+    for _ in range(2):
+        with optim.optim_context(model):
+            maps = model.conv(torch.rand(1, 3, 4, 4))
+            (out, ), nothing, (index, ) = model.head([maps])
+        assert maps.dtype == model.head.seen == torch.bfloat16
+        assert (out.dtype, index.dtype, nothing) == (
+            torch.float32, torch.int64, None)
+        out.sum().backward()
+    assert len(model.head._forward_hooks) == 1
+
+
+def test_regions_are_cut_out_in_float32():
+    """mmcv's RoIAlign has no bfloat16, and boxes would be rounded to it."""
+    extractors = pytest.importorskip('mmdet.models.roi_heads.roi_extractors')
+    extractor = extractors.SingleRoIExtractor(
+        dict(type='RoIAlign', output_size=2), out_channels=8,
+        featmap_strides=[4])
+    model = nn.ModuleDict(
+        dict(conv=nn.Conv2d(3, 8, 1), roi_extractor=extractor))
+    image = torch.rand(1, 3, 64, 64)
+    rois = torch.tensor([[0, 100.3, 30.7, 150.6, 90.2]])
+    optim = wrapper(model)
+    for _ in range(2):  # the same in every step
+        with optim.optim_context(model):
+            maps = model.conv(image)
+            assert maps.dtype == torch.bfloat16
+            out = model.roi_extractor((maps, ), rois)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, extractor((maps.float(), ), rois))
+    hooks = extractor._forward_pre_hooks
+    assert len(hooks) == 1
