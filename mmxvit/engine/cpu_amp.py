@@ -16,13 +16,14 @@ class CPUAmpOptimWrapper(OptimWrapper):
     """Train in mixed precision on a CPU.
 
     Convolutions and products of matrices are computed in bfloat16, which has
-    the range of float32: losses are not scaled. What heads put out is float32
-    again, so losses are computed in it, and so are mmcv's NMS and RoIAlign,
-    which know no bfloat16 on CPUs; nor do its deformable convolutions, which
-    therefore end in torch's error here. Weights, their gradients and the
-    optimizer's state stay float32. Quicker on CPUs with instructions for
-    bfloat16 (``lscpu`` lists ``avx512_bf16`` or ``amx_bf16``), slower on
-    others. ``tools/train.py --amp`` takes it where there is no GPU.
+    the range of float32: losses are not scaled. They get float32, and so do
+    mmcv's NMS and RoIAlign, which know no bfloat16 on CPUs; nor do its
+    deformable convolutions, which therefore end in torch's error here.
+    Weights, their gradients and the optimizer's state stay float32.
+
+    Quicker on CPUs with instructions for bfloat16 (``lscpu`` lists
+    ``avx512_bf16`` or ``amx_bf16``), slower on others. ``tools/train.py
+    --amp`` takes it where there is no GPU.
 
     Args:
         kwargs: Those of ``mmengine.optim.OptimWrapper``.
@@ -38,9 +39,10 @@ class CPUAmpOptimWrapper(OptimWrapper):
         if self._prepared is not model:
             for module in model.modules():
                 name = type(module).__name__
-                if name.endswith('Head'):
+                if name.endswith('Head'):  # NMS comes behind
                     module.register_forward_hook(_float32_output)
-                elif name.endswith('RoIExtractor'):
+                # mmseg runs its heads past the hook, not their losses
+                elif name.endswith(('Loss', 'RoIExtractor')):
                     module.register_forward_pre_hook(_float32_input)
             self._prepared = model
         with super().optim_context(model), torch.autocast(
@@ -52,7 +54,7 @@ def _float32_output(head: nn.Module, args: tuple, out: Any) -> Any:
     return _float32(out)
 
 
-def _float32_input(extractor: nn.Module, args: tuple) -> tuple:
+def _float32_input(module: nn.Module, args: tuple) -> tuple:
     return _float32(args)
 
 

@@ -94,6 +94,40 @@ def test_heads_put_out_float32():
     assert len(model.head._forward_hooks) == 1
 
 
+class SeenLoss(nn.Module):
+    loss_name = 'loss_seen'
+
+    def forward(self, logits, *args, **kwargs):
+        self.seen = logits.dtype
+        return logits.sum()
+
+
+def test_losses_of_segmentors_get_float32():
+    """mmseg calls forward() of its heads, past all hooks."""
+    pytest.importorskip('mmseg.models')
+    from mmengine.registry import MODELS, DefaultScope
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(
+            dict(
+                type='EncoderDecoder',
+                backbone=dict(type='mmxvit.LOLViT', arch='s'),
+                decode_head=dict(
+                    type='FCNHead', in_channels=128, in_index=3, channels=8,
+                    num_classes=3, norm_cfg=dict(type='BN')),
+                train_cfg=dict(), test_cfg=dict(mode='whole')))
+    loss = model.decode_head.loss_decode = SeenLoss()
+    sample = SegDataSample(gt_sem_seg=PixelData(
+        data=torch.zeros(1, 64, 64, dtype=torch.long)))
+    optim = wrapper(model)
+    with optim.optim_context(model):
+        model(torch.rand(2, 3, 64, 64), [sample] * 2, mode='loss')
+        assert model.decode_head.conv_seg(
+            torch.rand(1, 8, 4, 4)).dtype == torch.bfloat16
+    assert loss.seen == torch.float32
+
+
 def test_regions_are_cut_out_in_float32():
     """mmcv's RoIAlign has no bfloat16, and boxes would be rounded to it."""
     extractors = pytest.importorskip('mmdet.models.roi_heads.roi_extractors')
