@@ -13,44 +13,46 @@ from mmxvit.registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
-    """Train in mixed precision on a CPU.
+    """Train in mixed precision on a CPU; without effect on a GPU.
 
     Convolutions and products of matrices are computed in bfloat16, which has
-    the range of float32: losses are not scaled. They get float32, and so do
-    mmcv's NMS and RoIAlign, which know no bfloat16 on CPUs; nor do its
-    deformable convolutions, which therefore end in torch's error here.
+    the range of float32: losses are not scaled. What follows them stays in it,
+    but heads put out float32, and losses, RoI extractors and deformable
+    convolutions are given it: mmcv's operators know no bfloat16 on CPUs. These
+    parts are told by the names of their classes (``*Head``, ``*Loss``, ...).
     Weights, their gradients and the optimizer's state stay float32.
 
-    Quicker on CPUs with instructions for bfloat16 (``lscpu`` lists
-    ``avx512_bf16`` or ``amx_bf16``), slower on others. ``tools/train.py
-    --amp`` takes it where there is no GPU.
-
-    Args:
-        kwargs: Those of ``mmengine.optim.OptimWrapper``.
+    ``tools/train.py --amp`` takes it where there is no GPU. The arguments are
+    those of ``mmengine.optim.OptimWrapper``.
     """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._prepared: nn.Module | None = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Compute what is inside in mixed precision."""
-        if self._prepared is not model:
-            for module in model.modules():
-                name = type(module).__name__
-                if name.endswith('Head'):  # NMS comes behind
-                    module.register_forward_hook(_float32_output)
-                # mmseg runs its heads past the hook, not their losses
-                elif name.endswith(('Loss', 'RoIExtractor')):
-                    module.register_forward_pre_hook(_float32_input)
-            self._prepared = model
+        for name, module in model.named_modules():
+            kinds = [kind.__name__ for kind in type(module).__mro__]
+            puts_out = name.endswith('conv_offset') or _any_ends(kinds, 'Head')
+            # mmseg runs its heads past the hook, not their losses
+            takes = _any_ends(kinds, 'Loss', 'CrossEntropy', 'RoIExtractor',
+                              'DeformConv2d')
+            if puts_out and _float32_output not in (
+                    module._forward_hooks.values()):
+                module.register_forward_hook(_float32_output)
+            if takes and _float32_input not in (
+                    module._forward_pre_hooks.values()):
+                module.register_forward_pre_hook(_float32_input)
         with super().optim_context(model), torch.autocast(
                 'cpu', torch.bfloat16):
             yield
 
 
-def _float32_output(head: nn.Module, args: tuple, out: Any) -> Any:
+def _any_ends(names: list[str], *endings: str) -> bool:
+    return any(name.endswith(endings) for name in names)
+
+
+# hooks of the module, as a head outlives the context: activation checkpointing
+# runs it again in the backward pass
+def _float32_output(module: nn.Module, args: tuple, out: Any) -> Any:
     return _float32(out)
 
 
@@ -60,8 +62,12 @@ def _float32_input(module: nn.Module, args: tuple) -> tuple:
 
 def _float32(value: Any) -> Any:
     """The same with float32 in place of bfloat16."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_float32, value))
     if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
         return value.float()
+    if isinstance(value, dict):
+        return type(value)((k, _float32(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        values = map(_float32, value)
+        named = hasattr(value, '_fields')
+        return type(value)(*values) if named else type(value)(values)
     return value

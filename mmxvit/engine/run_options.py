@@ -17,17 +17,22 @@ def use_amp(cfg: Config) -> None:
     """Train in mixed precision, on a CPU in bfloat16.
 
     Raises:
-        UserError: Another optimiser wrapper is in use.
+        UserError: Another optimiser wrapper is in use, or MMEngine has no
+            mixed precision on the device.
     """
     kind = type_name(cfg.optim_wrapper)
     if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper',
                     'mmxvit.CPUAmpOptimWrapper'):
         raise UserError('--amp needs optim_wrapper.type OptimWrapper, the '
                         f'config has {kind}')
-    if get_device() == 'cpu':
+    device = get_device()
+    if device == 'cpu':
         cfg.optim_wrapper.type = 'mmxvit.CPUAmpOptimWrapper'
-        for key in ('loss_scale', 'dtype'):  # of AmpOptimWrapper
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):  # AmpOptimWrapper's
             cfg.optim_wrapper.pop(key, None)
+    elif device not in ('cuda', 'npu', 'mlu', 'musa'):
+        raise UserError('--amp: MMEngine has no mixed precision on '
+                        f'{device!r}; train without it, or on the CPU')
     else:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

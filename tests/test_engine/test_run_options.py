@@ -46,7 +46,8 @@ def test_amp(monkeypatch):
 
 @pytest.mark.parametrize('given', [
     dict(type='OptimWrapper'), {},
-    dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')])
+    dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16',
+         use_fsdp=True)])
 def test_amp_on_a_cpu(monkeypatch, given):
     monkeypatch.setattr(run_options, 'get_device', lambda: 'cpu')
     cfg = config()
@@ -56,6 +57,12 @@ def test_amp_on_a_cpu(monkeypatch, given):
         assert cfg.optim_wrapper == dict(
             type='mmxvit.CPUAmpOptimWrapper', optimizer=dict(),
             accumulative_counts=2)
+
+
+def test_amp_on_other_devices(monkeypatch):
+    monkeypatch.setattr(run_options, 'get_device', lambda: 'mps')
+    with pytest.raises(UserError, match="no mixed precision on 'mps'"):
+        run_options.use_amp(config())
 
 
 def test_auto_scale_lr():

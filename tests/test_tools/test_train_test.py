@@ -13,7 +13,6 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmxvit.engine import run_options
 from mmxvit.utils import checkpoint as checkpoint_module
 
 ROOT = Path(__file__).parents[2]
@@ -66,10 +65,19 @@ def test_train_then_test(task, metric, config, train, test, tmp_path):
 
 
 @pytest.mark.parametrize('task', ['det', 'seg', 'cls'])
-def test_mixed_precision_without_a_gpu(task, config, train, tmp_path,
-                                       monkeypatch):
-    monkeypatch.setattr(run_options, 'get_device', lambda: 'cpu')
-    train([config(task), '--amp'])
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for CPUs')
+def test_mixed_precision_without_a_gpu(task, config, train, tmp_path):
+    seen = set()
+
+    def watch(module, args, out):
+        if torch.is_grad_enabled():  # not while it is validated
+            seen.add((type(module), out.dtype))
+
+    conv = torch.nn.Conv2d
+    with torch.nn.modules.module.register_module_forward_hook(
+            lambda *call: watch(*call) if type(call[0]) is conv else None):
+        train([config(task), '--amp'])
+    assert seen == {(conv, torch.bfloat16)}
     work_dir = tmp_path / 'work_dirs' / task
     saved = torch.load(work_dir / 'epoch_1.pth', weights_only=False)
     assert all(v.dtype == torch.float32 for v in saved['state_dict'].values()
