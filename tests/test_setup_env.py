@@ -573,22 +573,30 @@ def test_long_step_shows_that_it_is_alive(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.count('still the step') >= 2
 
 
-def test_stopping_set_up_stops_the_step(tmp_path, monkeypatch):
+def test_stopping_set_up_stops_the_step(tmp_path):
     """Also what the step itself has started."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            setup_env.run('the step', ['sh', '-c', 'sleep 60 & echo $!; wait'],
-                          tmp_path / 'log')
-    finally:
-        signal.signal(signal.SIGALRM, previous)
-    child = int((tmp_path / 'log').read_text().split()[-1])
-    state = Path(f'/proc/{child}/stat')
+    log = tmp_path / 'log'
+    script = tmp_path / 'stopped.py'
+    script.write_text(f'''
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+import setup_env
+setup_env.run('the step', ['sh', '-c', 'sleep 60 & echo child $!; wait'],
+              Path({str(log)!r}))
+''')
+    process = subprocess.Popen([sys.executable, script],
+                               stderr=subprocess.PIPE, text=True)
+    started = None
+    deadline = time.monotonic() + 60
+    while not started and time.monotonic() < deadline:
+        time.sleep(0.05)
+        started = log.exists() and re.search(r'^child (\d+)$',
+                                             log.read_text(), re.M)
+    assert started, log.read_text()
+    process.send_signal(signal.SIGINT)
+    assert 'KeyboardInterrupt' in process.communicate(timeout=30)[1]
+    state = Path(f'/proc/{started[1]}/stat')
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         # a zombie that nobody has waited for yet is as good as gone
