@@ -578,10 +578,13 @@ def test_stopping_set_up_stops_the_step(tmp_path):
     log = tmp_path / 'log'
     script = tmp_path / 'stopped.py'
     script.write_text(f'''
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(SCRIPT.parent)!r})
 import setup_env
+# it is ignored where a shell has started the tests in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 setup_env.run('the step', ['sh', '-c', 'sleep 60 & echo child $!; wait'],
               Path({str(log)!r}))
 ''')
