@@ -50,8 +50,8 @@ def _any_ends(names: list[str], *endings: str) -> bool:
     return any(name.endswith(endings) for name in names)
 
 
-# hooks of the module, as a head outlives the context: activation checkpointing
-# runs it again in the backward pass
+# The hooks stay outside of the context, too: activation checkpointing runs a
+# module again in the backward pass.
 def _float32_output(module: nn.Module, args: tuple, out: Any) -> Any:
     return _float32(out)
 
