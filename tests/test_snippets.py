@@ -88,8 +88,8 @@ NOT_RUN = {
     r'sudo apt': 'changes the system',
     r'make': 'sets up an environment, and what it starts there the tests run: '
     'tests/test_tools/test_run_demo.py, tests/test_docs.py, all tests',
-    r'python tools/train\.py .*compile=True':
-    'compiles for minutes; backbones: tests/test_models/test_backbones',
+    r'python tools/train\.py .*CompileHook':
+    'compiles for minutes; without that: tests/test_tools/test_train_test.py',
     r'docker': 'needs Docker',
     r'mim (install|search|run|train|test)': 'changes the environment of the '
     'tests: tools/dev/check_installs.py --parts mim',

@@ -1,6 +1,8 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import contextlib
+import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmxvit.engine import AtomicCheckpointHook, FuseHook, LoggerHook
+from mmxvit.engine import (AtomicCheckpointHook, CompileHook, FuseHook,
+                           LoggerHook)
 from mmxvit.engine.hooks import AtomicBackend
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
 
@@ -336,7 +339,71 @@ def test_averaged_weights_are_fused(tmp_path, tta):
             assert torch.equal(value, state[key]), key
 
 
+class Backbone(torch.nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return 2 * x + self.bias
+
+
+class WithBackbone(Toy):
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone()
+
+    def forward(self, inputs, mode='tensor'):
+        return super().forward(list(self.backbone(torch.stack(inputs))), mode)
+
+
+compiles = pytest.mark.skipif(
+    not hasattr(torch.nn.Module, 'compile'), reason='torch 2.2 and newer')
+
+
+@compiles
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_compiled_backbone(wrapped):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    model = WithBackbone()
+    images = [torch.ones(2)] * 2
+    expected, names = model(images)[0], list(model.state_dict())
+    hook = CompileHook(backend=backend)
+    hook.before_run(SimpleNamespace(
+        model=Wrapper(model) if wrapped else model))
+    for _ in range(2):
+        assert torch.equal(model(images)[0], expected)
+    assert len(graphs) == 1
+    assert list(model.state_dict()) == names
+    # the average of an EMAHook is a copy
+    other = copy.deepcopy(model)
+    other.backbone.bias.data.add_(1.)
+    assert torch.equal(other(images)[0], other.layer(torch.full((2, 2), 3.)))
+    assert torch.equal(model(images)[0], expected)
+
+
+@compiles
+def test_a_model_without_a_backbone_is_not_compiled():
+    with pytest.raises(AttributeError, match='Toy has none; take the hook'):
+        CompileHook().before_run(SimpleNamespace(model=Toy()))
+
+
+def test_torch_without_compiled_modules(monkeypatch):
+    monkeypatch.delattr('torch.nn.Module.compile', raising=False)
+    with pytest.raises(RuntimeError, match=r'needs torch 2\.2 or newer, this'):
+        CompileHook()
+
+
 def test_registered():
+    assert HOOKS.get('mmxvit.CompileHook') is CompileHook
     assert HOOKS.get('mmxvit.FuseHook') is FuseHook
     assert HOOKS.get('mmxvit.LoggerHook') is LoggerHook
     assert HOOKS.get('mmxvit.AtomicCheckpointHook') is AtomicCheckpointHook

@@ -107,6 +107,23 @@ def test_fused(config, checkpoint, test):
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.skipif(not hasattr(torch.nn.Module, 'compile'),
+                    reason='torch 2.2 and newer')
+def test_compiled(config, train, test, tmp_path):
+    """With AdamW and options of single parameters, as configs have them."""
+    path, results = config('seg'), []
+    options = ['--cfg-options', 'default_hooks.compile.type=mmxvit.CompileHook',
+               'default_hooks.compile.backend=eager',
+               'optim_wrapper.paramwise_cfg.bias_lr_mult=2.']
+    train([path, *options])
+    saved = str(tmp_path / 'work_dirs/seg/epoch_1.pth')
+    for name, extra in (('plain', []), ('compiled', options[:3])):
+        test([config('seg', name=name), saved, '--work-dir', name, *extra])
+        results.append(scores(name)['mIoU'])
+        assert ('CompileHook: ' in log(name)) == (name == 'compiled')
+    assert results[0] == pytest.approx(results[1])
+
+
 def test_stock_backbone(config, train, data):
     path = config('det', model__backbone=MOBILENET,
                   model__neck__in_channels=[320, 96, 32])
