@@ -88,8 +88,9 @@ NOT_RUN = {
     r'sudo apt': 'changes the system',
     r'make': 'sets up an environment, and what it starts there the tests run: '
     'tests/test_tools/test_run_demo.py, tests/test_docs.py, all tests',
-    r'python tools/train\.py .*CompileHook':
+    r'python tools/train\.py [\s\S]*CompileHook':
     'compiles for minutes; without that: tests/test_tools/test_train_test.py',
+    r'python tools/dev/learn\.py': 'trains for hours: make learn',
     r'docker': 'needs Docker',
     r'mim (install|search|run|train|test)': 'changes the environment of the '
     'tests: tools/dev/check_installs.py --parts mim',

@@ -6,8 +6,7 @@ constructor, so it takes no task package along; the modules behind the
 commands are imported by them.
 """
 from .cpu_amp import CPUAmpOptimWrapper
-from .hooks import (AtomicCheckpointHook, CompileHook, FuseHook,
-                    LoggerHook)
+from .hooks import AtomicCheckpointHook, CompileHook, FuseHook, LoggerHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 
 __all__ = [

@@ -12,8 +12,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmxvit.engine import (AtomicCheckpointHook, CompileHook, FuseHook,
-                           LoggerHook)
+from mmxvit.engine import (
+    AtomicCheckpointHook,
+    CompileHook,
+    FuseHook,
+    LoggerHook,
+)
 from mmxvit.engine.hooks import AtomicBackend
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
 

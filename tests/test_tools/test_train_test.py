@@ -112,7 +112,8 @@ def test_fused(config, checkpoint, test):
 def test_compiled(config, train, test, tmp_path):
     """With AdamW and options of single parameters, as configs have them."""
     path, results = config('seg'), []
-    options = ['--cfg-options', 'default_hooks.compile.type=mmxvit.CompileHook',
+    options = ['--cfg-options',
+               'default_hooks.compile.type=mmxvit.CompileHook',
                'default_hooks.compile.backend=eager',
                'optim_wrapper.paramwise_cfg.bias_lr_mult=2.']
     train([path, *options])

@@ -78,7 +78,7 @@ class Job:
     """One training.
 
     Attributes:
-        config: Shipped config, below ``configs/``.
+        name: That of the config, where the job has none of its own.
         layout: Of the toy data.
         text: What the fitted config is, given the folder of the data.
         length: Of the training, in words.
@@ -86,17 +86,13 @@ class Job:
         target: All of them must reach this.
         start: Name of the job whose backbone it starts from.
     """
-    config: str
+    name: str
     layout: str
     text: Callable[[Path], str]
     length: str
     metrics: str
     target: float
     start: str = ''
-
-    @property
-    def name(self) -> str:
-        return Path(self.config).stem
 
 
 def classifier(config: str,
@@ -109,7 +105,7 @@ def classifier(config: str,
             config=str(ROOT / 'configs' / config), data=str(data),
             iters=iters, lr=lr, model=model)
 
-    return Job(config, 'imagenet', text, f'{iters} iterations',
+    return Job(Path(config).stem, 'imagenet', text, f'{iters} iterations',
                'accuracy/top1', 95.)
 
 
@@ -121,12 +117,15 @@ def fitted(config: str,
            batch_size: int = 4,
            layout: str = 'coco',
            start: str = '',
+           name: str = '',
            **changes: object) -> Job:
     """Train on 300 images, test on 60.
 
     Args:
+        config: Shipped config, below ``configs/``.
         length: Epochs, or iterations where the config counts these.
         start: Name of the job whose backbone it starts from.
+        name: Of the job, where another one has the same config.
         changes: Keys of the config, with ``__`` for the dots.
     """
     cfg = Config.fromfile(ROOT / 'configs' / config)
@@ -153,8 +152,8 @@ def fitted(config: str,
         return new.pretty_text
 
     unit = 'epochs' if by_epoch else 'iterations'
-    return Job(config, layout, text, f'{length} {unit} at {size} px',
-               metrics, target, start)
+    return Job(name or Path(config).stem, layout, text,
+               f'{length} {unit} at {size} px', metrics, target, start)
 
 
 ADAMW = dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05)
@@ -171,8 +170,24 @@ JOBS = [
     classifier('lolvit/lolvit-x_8xb128_in1k.py'),
     fitted(
         'xformer/yolov3_xformer_8xb24-320-300e_coco.py',
-        'coco/bbox_mAP', 0.5, length=28,
+        'coco/bbox_mAP', 0.5, length=56,
         optim_wrapper__optimizer=ADAMW),
+    # other backbones dropped in, as cheap starts for segmentors
+    fitted(
+        'xformer/yolov3_xformer_8xb24-320-300e_coco.py',
+        'coco/bbox_mAP', 0.5, length=56, name='yolov3_lvt',
+        optim_wrapper__optimizer=dict(ADAMW, lr=5e-4),
+        model__backbone=dict(
+            _delete_=True, type='mmxvit.LVT', out_indices=(1, 2, 3)),
+        model__neck__in_channels=[256, 160, 64]),
+    fitted(
+        'xformer/yolov3_xformer_8xb24-320-300e_coco.py',
+        'coco/bbox_mAP', 0.5, length=28, name='yolov3_fcaformer-l1',
+        optim_wrapper__optimizer=dict(ADAMW, lr=5e-4),
+        model__backbone=dict(
+            _delete_=True, type='mmxvit.FcaFormer', arch='l1',
+            out_indices=(1, 2, 3)),
+        model__neck__in_channels=[320, 192, 128]),
     fitted(
         'lolvit/ssdlite_lolvit-x_8xb32-320-300e_coco.py',
         'coco/bbox_mAP', 0.5, length=48, size=320),
@@ -192,22 +207,22 @@ JOBS = [
     # the images that a detector does. They are tested at 1.5 times the size.
     fitted(
         'xformer/segformer_xformer_8xb1-160k_cityscapes-1024x1024.py',
-        'mIoU', 80., length=7000, batch_size=2, layout='cityscapes',
+        'mIoU', 80., length=6400, batch_size=2, layout='cityscapes',
         start='yolov3_xformer_8xb24-320-300e_coco',
         val_dataloader__dataset__pipeline__1__scale=(768, 384),
         optim_wrapper__optimizer__lr=3e-4,
         optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.),
     fitted(
         'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 80., length=7000, batch_size=2, layout='ade20k',
-        start='panoptic-fpn_lvt_8xb8-ms-3x_coco',
+        'mIoU', 80., length=6000, batch_size=2, layout='ade20k',
+        start='yolov3_lvt',
         val_dataloader__dataset__pipeline__1__scale=(1536, 384),
         optim_wrapper__optimizer__lr=3e-4,
         optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.),
     fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 80., length=7000, batch_size=2, layout='ade20k',
-        start='mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco',
+        'mIoU', 80., length=6400, batch_size=2, layout='ade20k',
+        start='yolov3_fcaformer-l1',
         val_dataloader__dataset__pipeline__1__scale=(1536, 384),
         optim_wrapper__optimizer__lr=7e-4),
     fitted(
@@ -244,6 +259,8 @@ def main() -> None:
         'jobs', nargs='*', help='parts of names; default: all jobs')
     parser.add_argument(
         '--work-dir', type=Path, default=ROOT / 'work_dirs/learn')
+    parser.add_argument(
+        '--amp', action='store_true', help='of tools/train.py')
     args = parser.parse_args()
     work_dir = args.work_dir.resolve()
     jobs = [j for j in JOBS
@@ -271,7 +288,7 @@ def main() -> None:
         start = time.monotonic()
         if not finished.exists() or finished.read_text() != text:
             run('tools/train.py', config, '--work-dir', folder,
-                *['--resume'] * begun)
+                *['--resume'] * begun, *['--amp'] * args.amp)
             finished.write_text(text)
         seconds = time.monotonic() - start
         for metric in job.metrics.split():
