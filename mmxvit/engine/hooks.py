@@ -155,9 +155,9 @@ class FuseHook(Hook):
 class CompileHook(Hook):
     """Backbones run through ``torch.compile``, in training and in tests.
 
-    MMEngine's ``compile=True`` compiles the whole step of a training. That
-    ends in an error where the config sets options of single parameters
-    (``paramwise_cfg``), and elsewhere compiles the optimizer for each
+    MMEngine's ``compile=True`` compiles the whole step of a training. With
+    AdamW and options of single parameters (``paramwise_cfg``) that ends in
+    an error, and elsewhere it compiles the optimizer for each
     learning rate again; heads of detectors fall apart into many graphs.
     Here the backbone alone is compiled, as one graph, and checkpoints keep
     the names of their weights. A model fused by :class:`FuseHook` is a copy

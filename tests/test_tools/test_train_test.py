@@ -110,7 +110,7 @@ def test_fused(config, checkpoint, test):
 @pytest.mark.skipif(not hasattr(torch.nn.Module, 'compile'),
                     reason='torch 2.2 and newer')
 def test_compiled(config, train, test, tmp_path):
-    """With AdamW and options of single parameters, as configs have them."""
+    """With options of single parameters, as most configs have them."""
     path, results = config('seg'), []
     options = ['--cfg-options',
                'default_hooks.compile.type=mmxvit.CompileHook',
