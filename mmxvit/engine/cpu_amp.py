@@ -20,7 +20,9 @@ class CPUAmpOptimWrapper(OptimWrapper):
     but heads put out float32, and losses, RoI extractors and deformable
     convolutions are given it: mmcv's operators know no bfloat16 on CPUs. These
     parts are told by the names of their classes (``*Head``, ``*Loss``, ...).
-    Weights, their gradients and the optimizer's state stay float32.
+    Dilated depthwise convolutions are given contiguous maps: of channels-last
+    ones oneDNN (torch 2.8) gives wrong gradients in bfloat16. Weights, their
+    gradients and the optimizer's state stay float32.
 
     ``tools/train.py --amp`` takes it where there is no GPU. The arguments are
     those of ``mmengine.optim.OptimWrapper``.
@@ -41,6 +43,11 @@ class CPUAmpOptimWrapper(OptimWrapper):
             if takes and _float32_input not in (
                     module._forward_pre_hooks.values()):
                 module.register_forward_pre_hook(_float32_input)
+            if (isinstance(module, nn.Conv2d) and module.groups > 1
+                    and max(module.dilation) > 1
+                    and _contiguous_input not in (
+                        module._forward_pre_hooks.values())):
+                module.register_forward_pre_hook(_contiguous_input)
         with super().optim_context(model), torch.autocast(
                 'cpu', torch.bfloat16):
             yield
@@ -58,6 +65,10 @@ def _float32_output(module: nn.Module, args: tuple, out: Any) -> Any:
 
 def _float32_input(module: nn.Module, args: tuple) -> tuple:
     return _float32(args)
+
+
+def _contiguous_input(module: nn.Module, args: tuple) -> tuple:
+    return tuple(arg.contiguous() for arg in args)
 
 
 def _float32(value: Any) -> Any:

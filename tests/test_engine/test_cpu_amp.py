@@ -119,6 +119,27 @@ def test_deformable_convolutions_get_float32():
         assert model[0].weight.grad.abs().sum() > 0
 
 
+def test_dilated_depthwise_convolutions_get_contiguous_maps():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8, bias=False),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8))
+    image = torch.rand(2, 3, 32, 32).to(memory_format=torch.channels_last)
+    layouts = []
+    for conv in model:
+        conv.register_forward_hook(lambda module, args, out: layouts.append(
+            args[0].is_contiguous()))
+    for _ in range(2):
+        with wrapper(model).optim_context(model):
+            out = model(image)
+        assert len(model[1]._forward_pre_hooks) == 1
+    assert layouts[:3] == [False, True, True]
+    out.sum().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            out.float(), model(image), rtol=0.05, atol=0.05)
+
+
 class SeenLoss(nn.Module):
     loss_name = 'loss_seen'
 

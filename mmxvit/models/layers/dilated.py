@@ -11,20 +11,22 @@ from .fused import is_ordinary
 
 def trains_dilated(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`dilated_depthwise` is for these: there is a gradient to
-    come, on a CPU in float32, and nobody watches the operators.
+    come, on a CPU, and nobody watches the operators.
     """
     return (torch.is_grad_enabled() and (x.requires_grad
                                          or weight.requires_grad)
-            and is_ordinary(x, weight))
+            and is_ordinary(x, weight, low_precision=True))
 
 
 def dilated_depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Depthwise 3x3 convolution that keeps the size of the map.
 
     oneDNN's backward pass of a dilated one takes about twenty times as long as
-    its forward pass. Here the map's gradient is a convolution with the turned
-    kernel; for that of the kernel, rows and columns at a distance of
-    ``dilation`` make small maps, whose convolution is not dilated.
+    its forward pass. In bfloat16 its gradient of the kernel may be anything,
+    as it reads memory that nobody wrote (torch 2.8, channels-last, 32 columns
+    and more). Here the map's gradient is a convolution with the turned kernel;
+    for that of the kernel, rows and columns at a distance of ``dilation`` make
+    small maps, whose convolution is not dilated.
 
     Args:
         x: (B, C, H, W), channels-last.
@@ -64,7 +66,9 @@ class _DilatedDepthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        (x, weight), dilation = ctx.saved_tensors, ctx.dilation
+        dilation = ctx.dilation
+        # under autocast the map and the kernel may be of more digits
+        x, weight = [t.to(grad.dtype) for t in ctx.saved_tensors]
         grad_x = grad_weight = None
         with torch.autocast('cpu', enabled=False):  # as in torch's own
             if ctx.needs_input_grad[0]:

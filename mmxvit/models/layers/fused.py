@@ -28,6 +28,7 @@ _LARGE_MAP = 8192
 # multiply-adds of a matrix product from which on a convolution that applies
 # the activation is faster than torch's product and an activation
 _POST_OP_MACS = 3 << 23
+_DTYPES = ({torch.float32}, {torch.float32, torch.bfloat16, torch.float16})
 _POST_OPS = {
     nn.Identity: 'none',
     nn.ReLU: 'relu',
@@ -203,17 +204,23 @@ def _runs_onednn(x: Tensor, weight: Tensor) -> bool:
             and is_ordinary(x, weight))
 
 
-def is_ordinary(x: Tensor, weight: Tensor) -> bool:
+def is_ordinary(x: Tensor, weight: Tensor,
+                low_precision: bool = False) -> bool:
     """Whether these are plain float32 tensors on a CPU with oneDNN, and no
     transform, mode or graph sees what is done with them.
+
+    Args:
+        x: One of them.
+        weight: The other.
+        low_precision: Half of the bits, and autocast, do as well.
     """
     return not (
         # sizes are read last: a graph would depend on them
         is_transformed() or type(x) is not Tensor
         or type(weight) not in (Tensor, nn.Parameter)
-        or not x.dtype == weight.dtype == torch.float32 or not x.is_cpu
-        or forward_ad._current_level >= 0
-        or torch._C._is_any_autocast_enabled()
+        or not {x.dtype, weight.dtype} <= _DTYPES[low_precision]
+        or not x.is_cpu or forward_ad._current_level >= 0
+        or torch._C._is_any_autocast_enabled() and not low_precision
         # FlopCounterMode and its like know ordinary operators only
         or torch._C._len_torch_dispatch_stack()
         or not torch._C._get_mkldnn_enabled() or not x.numel())

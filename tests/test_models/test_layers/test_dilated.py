@@ -1,5 +1,9 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Dilated depthwise convolutions against torch's own."""
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,6 +69,37 @@ def test_backward_under_autocast_is_as_exact():
         torch.testing.assert_close(grad, wanted)
 
 
+# A map for which oneDNN's own gradient, in bfloat16, depends on what is in its
+# scratch memory; glibc fills that when it is told to.
+IN_BFLOAT16 = '''
+import sys
+import torch
+from mmxvit.models.attentions import RecursiveAtrousSelfAttention
+
+torch.manual_seed(0)
+attn = RecursiveAtrousSelfAttention(32, 1, reduction=8)
+x = torch.randn(2, 32, 32, 32).contiguous(memory_format=torch.channels_last)
+grads = []
+for enabled in (False, True, True):
+    attn.zero_grad()
+    with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+        out = attn(x)
+    out.float().square().mean().backward()
+    grads.append(attn.q_conv.weight.grad.clone())
+torch.save(grads, sys.argv[1])
+'''
+
+
+def test_gradients_in_bfloat16_come_from_the_map():
+    for name, fill in (('plain', {}), ('filled', dict(MALLOC_PERTURB_='1'))):
+        subprocess.run([sys.executable, '-c', IN_BFLOAT16, name], check=True,
+                       env={**os.environ, **fill, 'OMP_NUM_THREADS': '1'})
+    exact, *grads = torch.load('plain', weights_only=True)
+    for grad in (*grads, *torch.load('filled', weights_only=True)[1:]):
+        torch.testing.assert_close(grad, exact, rtol=0.1,
+                                   atol=0.02 * exact.abs().max().item())
+
+
 @pytest.mark.parametrize('frozen', [0, 1])
 def test_only_what_is_asked_for(frozen):
     pair = inputs(6, 6)
@@ -83,7 +118,8 @@ def test_when_it_runs():
     with torch.no_grad():
         assert not trains_dilated(x, weight)
     with torch.autocast('cpu', torch.bfloat16):
-        assert not trains_dilated(x, weight)
+        assert trains_dilated(x, weight)
+        assert trains_dilated(x.bfloat16(), weight)
     seen = []
 
     def loss(x):
