@@ -10,6 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from mmxvit.analysis.complexity import complexity
+from mmxvit.analysis.paper_tables import load_counts
 from mmxvit.engine.checkpoints import check_checkpoint, pretrained_weights
 from mmxvit.engine.checks import check_channels
 from mmxvit.engine.command import load_config
@@ -137,7 +138,10 @@ def test_weight_decay_of_segformer(name, kept):
 def test_builds_and_channels_match(path):
     cfg = Config.fromfile(path)
     check_channels(cfg)
-    build(cfg)
+    model = build(cfg)
+    counts = load_counts().get(f'{path.parent.name}/{path.stem}')
+    if counts:  # of the tables
+        assert sum(p.numel() for p in model.parameters()) == counts.params
 
 
 @pytest.mark.parametrize('path', marked(slow=SLOW))

@@ -390,6 +390,25 @@ def test_upernet_on_your_own_segmentation_data():
     assert cfg.model.auxiliary_head.num_classes == 11
 
 
+@pytest.mark.filterwarnings('ignore')
+def test_own_images_without_masks():
+    """The last block of the page, put behind the config."""
+    pytest.importorskip('mmseg')
+    page = ROOT / 'docs/user_guides/own_segmentation_data.md'
+    blocks = [replaced(s, page) for s in read_snippets(page)
+              if s.language == 'python']
+    clone = ToyClone(Path(), own_data=True)
+    streets(clone)
+    for name in ('a', 'b'):
+        clone.picture(f'data/street/images/new/{name}.png', 36, 48)
+    clone.config(blocks[0]._replace(text=blocks[0].text + blocks[-1].text))
+    config = 'configs/street/segformer_xformer_1xb8-20k_street.py'
+    clone.checkpoint(config, 'random.pth')
+    clone.bash(f'python tools/test.py {config} random.pth --out new')
+    masks = [cv2.imread(f'new/{n}.png', cv2.IMREAD_UNCHANGED) for n in 'ab']
+    assert [mask.shape for mask in masks] == [(36, 48)] * 2
+
+
 @pytest.mark.parametrize('base', [
     'lvt/lvt', 'fcaformer/fcaformer-l1', 'cabvit/cabvit-h-l1',
     'lolvit/lolvit-s'])

@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--tta',
         action='store_true',
         help='test time augmentation by tta_model and tta_pipeline of the '
-        'config; without them flipping (detection, classification)')
+        'config; without them flipping')
     return parser.parse_args(argv)
 
 

@@ -208,6 +208,11 @@ class SegDataset(_CheckedMasks, mmseg.datasets.BaseSegDataset):
                 'file: write the names as (\'name\', ...), or name a file '
                 'with one in each line')
         count = len(classes)
+        if count < 2:
+            raise UserError(
+                f'SegDataset: metainfo.classes is {list(classes)}; heads '
+                "choose between classes, so name two or more, 'background' as "
+                'well')
         palette = metainfo.get('palette') or []
         if palette and len(palette) != count:
             raise UserError(
@@ -215,6 +220,8 @@ class SegDataset(_CheckedMasks, mmseg.datasets.BaseSegDataset):
                 f'{count} classes; give each class one, or leave palette out')
         super().__init__(**kwargs)
         self.label_values = label_values(ignore_index, count)
+        ignored = ignore_index if isinstance(ignore_index, int) else (
+            ', '.join(map(str, ignore_index)))
         shift = f'{{0: 255, **{{i + 1: i for i in range({count})}}}}'
         self.values_remedy = (
             f'ignore_index of the data set is a map, which has a label for '
@@ -224,7 +231,8 @@ class SegDataset(_CheckedMasks, mmseg.datasets.BaseSegDataset):
             f'values are the indices 0 to {count - 1} of metainfo.classes, as '
             f'far as ignore_index of the data set, {ignore_index!r}, does not '
             'say otherwise; correct the mask, add a class, or change '
-            f'ignore_index (to {shift} if classes count from 1)')
+            f'ignore_index (to [{ignored}, VALUE] if VALUE is to be ignored, '
+            f'to {shift} if classes count from 1)')
         absent = [name for i, name in enumerate(classes)
                   if i not in self.label_values.values()]
         if absent:

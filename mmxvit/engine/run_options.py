@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.device import get_device
 
 from .checkpoints import check_resumable, find_resume_checkpoint
@@ -225,6 +226,23 @@ def use_out(cfg: Config, out: str) -> None:
         cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
     else:
         cfg.test_evaluator = [dict(e, output_dir=out) for e in evaluators]
+
+
+def check_names(dataset: BaseDataset | ConcatDataset, out: str) -> None:
+    """mmseg names a PNG by the image alone, without folders.
+
+    Raises:
+        UserError: Two images of a data set would become the same file.
+    """
+    seen: dict[str, str] = {}
+    for index in range(len(dataset)):
+        path = dataset.get_data_info(index)['img_path']
+        other = seen.setdefault(Path(path).stem, path)
+        if other != path:
+            raise UserError(
+                f'--out {out}: predictions for {other} and {path} would both '
+                f'be {Path(path).stem}.png; give images names of their own, '
+                'or test one folder at a time, by data_prefix')
 
 
 def use_own_visualizer(cfg: Config) -> None:

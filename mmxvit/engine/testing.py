@@ -6,7 +6,13 @@ from mmengine.logging import print_log
 from .checkpoints import check_checkpoint, check_weights
 from .checks import check_channels, check_data
 from .command import build_runner
-from .run_options import use_out, use_own_hooks, use_show_dir, use_tta
+from .run_options import (
+    check_names,
+    use_out,
+    use_own_hooks,
+    use_show_dir,
+    use_tta,
+)
 
 
 def run_test(cfg: Config,
@@ -48,4 +54,6 @@ def run_test(cfg: Config,
     for note in notes:
         print_log(note, logger='current')
     check_weights(runner.model, checkpoint, strict=True)
+    if out and cfg.default_scope == 'mmseg':
+        check_names(runner.test_loop.dataloader.dataset, out)
     return runner.test()

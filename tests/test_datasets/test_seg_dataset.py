@@ -122,6 +122,24 @@ def test_values_without_a_meaning():
         labels(classes=2, ignore_index=7)
 
 
+@pytest.mark.parametrize('ignore_index', [255, [255, 9]])
+def test_another_value_to_ignore(ignore_index):
+    """The error has this line, too."""
+    mask = MASK.copy()
+    mask[0, 0] = 11
+    add('a', mask)
+    with pytest.raises(UserError, match='has the value 11 ') as error:
+        labels(ignore_index=ignore_index)
+    line = re.search(r'to (\[.*?\]) if VALUE', str(error.value))[1]
+    assert labels(ignore_index=eval(line, dict(VALUE=11)))[0].tolist() == [
+        255, 1, 2, 255]
+
+
+def test_one_class_is_none():
+    with pytest.raises(UserError, match="'background' as well"):
+        build(classes=1)
+
+
 def test_values_that_a_map_lacks():
     """Of a map every value counts, also those of classes."""
     with pytest.raises(UserError, match=r'values 1, 2, 255 .*is a map, which '

@@ -4,6 +4,7 @@
 ``tools/test.py`` against a literal reference, on images of odd sizes.
 """
 import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -96,6 +97,27 @@ def logits_of(model, image, window=None, stride=None):
 
 def to_size(logits, shape):
     return F.interpolate(logits[None], shape, mode='bilinear')[0]
+
+
+def test_images_of_one_name(folders, script, tmp_path):
+    """Of two predictions none may be lost."""
+    data = tmp_path / 'data'
+    for part in ('leftImg8bit', 'gtFine'):
+        for city in ('aachen', 'bochum'):
+            shutil.copytree(folders / 'cityscapes' / part / 'val',
+                            data / part / 'val' / city)
+    name = 'xformer/segformer_xformer_8xb1-160k_cityscapes-1024x1024'
+    cfg = toy_config.fit(
+        Config.fromfile(ROOT / f'configs/{name}.py'), data, SIZE,
+        batch_size=1, length=1)
+    cfg.dump('twice.py')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg.model)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), 'random.pth')
+    with pytest.raises(SystemExit, match='aachen/high_leftImg8bit.png and .*'
+                       'bochum/high_leftImg8bit.png would both'):
+        script('tools/test.py').main(
+            ['twice.py', 'random.pth', '--out', 'out'])
 
 
 @pytest.mark.parametrize('name, tta', [
