@@ -11,6 +11,7 @@ scope such as ``mmxvit.XFormer`` it swallows ImportError and AttributeError
 and would only report that the type "is not in the registry".
 """
 import re
+import sys
 from importlib import metadata, util
 
 from packaging.version import Version
@@ -94,6 +95,17 @@ def missing_package(error: Exception) -> str | None:
     return None if util.find_spec(package) else package
 
 
+def _raised_in(error: Exception) -> str | None:
+    """The package whose import of something compiled failed."""
+    found, trace = None, error.__traceback__
+    while trace:
+        name = trace.tb_frame.f_globals.get('__name__', '').partition('.')[0]
+        if name != 'numpy' and name not in sys.stdlib_module_names:
+            found = name
+        trace = trace.tb_next
+    return None if found in ('mmxvit', '__main__') else found
+
+
 def explain_import_error(error: Exception) -> str:
     """Why an installed package cannot be imported, and what to do; one line.
 
@@ -110,10 +122,15 @@ def explain_import_error(error: Exception) -> str:
                 f'{how_to_compile()}')
     if re.search('numpy.dtype size changed|multiarray failed to import|'
                  '_ARRAY_API not found', text):
+        package = _raised_in(error)
+        again = 'install that again' if package is None else (
+            'run: ' + how_to_compile() if package == 'mmcv' else
+            'run: pip install --force-reinstall --no-cache-dir --no-deps '
+            f'{_REQUIREMENTS.get(package, package)}')
         return (
-            'one of its packages was compiled for another numpy than the '
-            f'installed {installed_version(("numpy", ))} ({text}); run: pip '
-            'install "numpy<2", or install that package again')
+            f'{package or "one of its packages"} was compiled for another '
+            f'numpy than the installed {installed_version(("numpy", ))} '
+            f'({text}); {again}')
     if package := missing_package(error):
         return (f'it imports {package}, which is not installed; '
                 + (how_to_install(package) if package in DEPENDENCIES else

@@ -117,15 +117,17 @@ def create_model(name: str,
     from .registry import MODELS
     from .utils.checkpoint import load_checkpoint_file
 
-    names = list_models(task='Image Classification')
-    short = {full.partition('_')[0]: full for full in names}
-    if name not in names and name not in short:
+    short = _classifiers()
+    if name not in short.values() and name not in short:
         raise ValueError(f'there is no classifier {name!r}; choose from '
                          f'{", ".join(short)}')
     if pretrained is True:
         raise ValueError(
             f'pretrained=True: there are no published weights of {name}; give '
             'the path or URL of a checkpoint')
+    if pretrained == '':
+        raise ValueError("pretrained='': give the path or URL of a "
+                         'checkpoint, or None')
     if num_classes is not None and num_classes < 1:
         raise ValueError(
             f'num_classes={num_classes}: expected 1 or more; for a model '
@@ -185,7 +187,8 @@ def get_model(model: str,
     """Build a classifier by name, as ``mmpretrain.get_model`` does.
 
     Args:
-        model: One of :func:`list_models`, or whatever else mmpretrain takes.
+        model: One of :func:`list_models`; the short name of a classifier, as
+            in :func:`create_model`; or whatever else mmpretrain takes.
         pretrained: Checkpoint file or URL; True for the published weights of
             a model that has some.
         kwargs: Of ``mmpretrain.get_model``: ``device``, or entries of the
@@ -200,6 +203,8 @@ def get_model(model: str,
     """
     register_hub()
     mmpretrain = _mmpretrain()
+    if isinstance(model, str):
+        model = _classifiers().get(model, model)
     if isinstance(model, str) and model.lower() in _models():
         cfg = mmpretrain.ModelHub.get(model).config
         if cfg.default_scope != 'mmpretrain':
@@ -208,6 +213,12 @@ def get_model(model: str,
                 'builds classifiers only; give its config to '
                 f'{cfg.default_scope}: {cfg.filename}')
     return mmpretrain.get_model(model, pretrained, **kwargs)
+
+
+def _classifiers() -> dict[str, str]:
+    """Short names of the classifiers -> their names."""
+    return {name.partition('_')[0]: name
+            for name in list_models(task='Image Classification')}
 
 
 def _mmpretrain() -> Any:

@@ -2,6 +2,7 @@
 """The tables of ways to install, and that they are of these versions."""
 import importlib.util
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,13 @@ def test_it_is_run_in_a_clone(tmp_path):
     copy = check_installs.copy_of_clone(tmp_path)
     assert (copy / 'setup.py').is_file()
     assert not (copy / 'mmxvit' / '.mim').exists()
+
+
+def test_environment_of_another_stack(monkeypatch, capsys):
+    other = 'openmmlab' if any(
+        metadata.Distribution.discover(name='onedl-mmengine')) else 'onedl'
+    monkeypatch.setattr('sys.argv', ['', '--stack', other, '--parts'])
+    with pytest.raises(SystemExit):
+        check_installs.main()
+    assert re.search(f'has no .*, which is of the stack {other}: name',
+                     capsys.readouterr().err)

@@ -112,6 +112,11 @@ def test_widths_of_the_arch():
     """Those of the classifier, not of the authors' detectors."""
     model = mmxvit.create_model('fcaformer-l2', features_only=True)
     assert model.feature_info.channels() == [96, 192, 320, 480]
+    assert model.feature_info.channels([3, 0]) == [480, 96]
+    assert model.feature_info.reduction(1) == 8
+    assert model.feature_info.get_dicts(['num_chs', 'reduction'], [1]) == [
+        dict(num_chs=192, reduction=8)]
+    assert model.feature_info.get_dicts() == list(model.feature_info)
 
 
 def test_features_from_any_checkpoint_with_the_backbone():
@@ -189,6 +194,7 @@ def test_a_checkpoint_is_not_executed(features_only):
     (dict(name='fcaformer_l1'), "no classifier 'fcaformer_l1'; choose from.* "
      'fcaformer-l1, .*xformer'),
     (dict(name='yolov3_xformer_8xb24-320-300e_coco'), 'no classifier'),
+    (dict(pretrained=''), 'give the path'),
     (dict(pretrained=True), 'no published weights of xformer; give the path'),
     (dict(features_only=True, num_classes=2), 'num_classes has no use'),
     (dict(num_classes=0), 'num_classes=0: expected 1 or more'),
@@ -242,6 +248,22 @@ def test_without_any_mm_package_but_mmengine():
     """And torch.hub, of the clone."""
     code = WITHOUT_MM_PACKAGES.format(
         names=('fcaformer-l1', 'xformer', 'lvt'), root=str(ROOT))
+    result = subprocess.run([sys.executable, '-c', code], text=True,
+                            capture_output=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_torch_hub_without_an_installation():
+    code = f'''
+import sys
+sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]
+sys.path = [p for p in sys.path if p and p != {str(ROOT)!r}]
+import torch
+assert 'mmxvit' not in sys.modules
+model = torch.hub.load({str(ROOT)!r}, 'lolvit-s', source='local')
+assert model(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
+assert sys.modules['mmxvit'].__file__.startswith({str(ROOT)!r})
+'''
     result = subprocess.run([sys.executable, '-c', code], text=True,
                             capture_output=True)
     assert result.returncode == 0, result.stderr

@@ -207,8 +207,22 @@ def test_operators_of_mmcv(installed, mmcv, said, error, expected):
 ])
 def test_package_compiled_for_another_numpy(installed, error):
     line = dependencies.explain_import_error(error)
-    assert 'compiled for another numpy than the installed 2.2.6' in line
-    assert line.count('\n') == 0 and 'pip install "numpy<2"' in line
+    assert line.startswith('one of its packages was compiled for another '
+                           'numpy than the installed 2.2.6')
+    assert line.count('\n') == 0 and line.endswith('install that again')
+    for package, command in (
+            ('pycocotools', 'pip install --force-reinstall --no-cache-dir '
+             '--no-deps pycocotools'),
+            ('skimage', '--no-deps scikit-image'),
+            ('mmcv', '--force-reinstall onedl-mmcv==2.3.6')):
+        # as its module has it, whose import fails
+        code = {'__name__': f'{package}.mask',
+                'error': error.with_traceback(None)}
+        with pytest.raises(type(error)) as caught:
+            exec('raise error', code)
+        line = dependencies.explain_import_error(caught.value)
+        assert line.startswith(f'{package} was compiled for another numpy')
+        assert line.endswith(command)
 
 
 def test_undefined_symbols_of_others_are_not_blamed_on_mmcv(installed):

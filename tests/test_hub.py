@@ -127,6 +127,8 @@ def test_list_models_has_ours_only(monkeypatch):
 
 def test_get_model(mmpretrain, tmp_path):
     model = mmxvit.get_model(CLASSIFIER)
+    short = mmxvit.get_model(CLASSIFIER.partition('_')[0])
+    assert short.state_dict().keys() == model.state_dict().keys()
     assert not model.training
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
     again = mmpretrain.get_model(

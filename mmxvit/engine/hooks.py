@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn as nn
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
@@ -17,6 +16,7 @@ from mmengine.runner import Runner
 
 from mmxvit.deployment.fuse import fuse
 from mmxvit.registry import HOOKS
+from mmxvit.utils.compat import MODULES_COMPILE
 
 _BACKEND = 'mmxvit.atomic'
 
@@ -173,7 +173,7 @@ class CompileHook(Hook):
     """
 
     def __init__(self, **options: Any) -> None:
-        if not hasattr(nn.Module, 'compile'):
+        if not MODULES_COMPILE:
             raise RuntimeError('CompileHook needs torch 2.2 or newer, this is '
                                f'{torch.__version__}; take the hook out of '
                                'the config')

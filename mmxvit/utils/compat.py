@@ -40,6 +40,14 @@ def math_attention() -> AbstractContextManager:
         enable_flash=False, enable_math=True, enable_mem_efficient=False)
 
 
+# torch 2.2 and newer compile a module in its place
+MODULES_COMPILE: bool = hasattr(torch.nn.Module, 'compile')
+
+# oneDNN's convolutions with an activation, and with a map that is added; not
+# in every build of torch
+conv_pointwise = getattr(torch.ops.mkldnn, '_convolution_pointwise', None)
+conv_pointwise_add = getattr(torch.ops.mkldnn, '_convolution_pointwise_', None)
+
 # torch 2.7 and newer load safe globals under a name of choice
 NAMED_SAFE_GLOBALS: bool = _torch >= Version('2.7')
 

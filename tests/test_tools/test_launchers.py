@@ -1,11 +1,15 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+
+from mmxvit.datasets.shapes import write_dataset
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 
@@ -46,6 +50,31 @@ def test_dist_train(call):
         '--nproc_per_node=4', str(TOOLS / 'train.py'), 'my config.py',
         '--launcher', 'pytorch', '--amp', '--cfg-options', 'a=[1, 2]'
     ]
+
+
+def test_two_processes(script):
+    """A training of a shipped config by the launcher, as it is."""
+    pytest.importorskip('mmdet')
+    write_dataset('data', 'coco', train=4, val=2, size=64)
+    toy_config = script('tools/dev/toy_config.py')
+    cfg = toy_config.fit(
+        Config.fromfile(TOOLS.parent / 'configs/xformer/'
+                        'yolov3_xformer_8xb24-320-300e_coco.py'),
+        Path('data'), size=64, batch_size=2, length=1)
+    cfg.dump('config.py')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    programs = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    result = subprocess.run(
+        ['bash', str(TOOLS / 'dist_train.sh'), 'config.py', '2'],
+        capture_output=True, text=True,
+        env=dict(os.environ, PATH=programs, PORT=port, OMP_NUM_THREADS='1'))
+    assert result.returncode == 0, result.stderr[-3000:]
+    said = result.stdout + result.stderr
+    assert said.count('Distributed training: True') == 1  # by one of them
+    assert 'GPU number: 2' in said
+    assert Path('work_dirs/config/epoch_1.pth').exists()
 
 
 def test_dist_test_on_several_machines(call):

@@ -539,6 +539,7 @@ def run_part(part: str, stack: str, names: dict[str, str],
         lines += ['', *(f'{i}. `{note}`' for i, note in enumerate(notes, 1))]
     PAGE.write_text(replace_block(
         PAGE.read_text(), f'{stack}-{part}', '\n'.join(lines)))
+    print('\n'.join(lines), flush=True)
     return all(r.ok for r in results if r.expected)
 
 
@@ -593,7 +594,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        '--stack', default='onedl',
+        '--stack', default='onedl', choices=('onedl', 'openmmlab'),
         help='the stack of this environment (default: %(default)s)')
     parser.add_argument(
         '--parts', nargs='*', choices=[*PARTS, 'tests', 'test-all'],
@@ -606,7 +607,13 @@ def main() -> None:
         '--jobs', type=int, default=2, help='processes that share the tests')
     args = parser.parse_args()
     names = distributions(args.stack)
-    found = versions(names)
+    try:
+        found = versions(names)
+    except metadata.PackageNotFoundError as error:
+        parser.error(
+            f'{sys.executable} has no {error.name}, which is of the stack '
+            f'{args.stack}: name the stack of this environment by --stack, or '
+            f'run the Python of one that `make setup STACK={args.stack}` made')
     tests, good = None, True
     for part in args.parts:
         if part in ('tests', 'test-all'):

@@ -1,5 +1,8 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+from collections.abc import Sequence
 from typing import Any
+
+Position = int | Sequence[int] | None
 
 
 class FeatureInfo:
@@ -23,18 +26,26 @@ class FeatureInfo:
     def __getitem__(self, position: int) -> dict[str, Any]:
         return self.info[position]
 
-    def channels(self, position: int | None = None) -> list[int] | int:
-        """Channels of each map, or of the one at ``position``."""
+    def channels(self, position: Position = None) -> list[int] | int:
+        """Channels of each map, or of the one or those at ``position``."""
         return self._get('num_chs', position)
 
-    def reduction(self, position: int | None = None) -> list[int] | int:
-        """Stride of each map, or of the one at ``position``."""
+    def reduction(self, position: Position = None) -> list[int] | int:
+        """Stride of each map, or of the one or those at ``position``."""
         return self._get('reduction', position)
 
-    def module_name(self, position: int | None = None) -> list[str] | str:
-        """Module of each map, or of the one at ``position``."""
+    def module_name(self, position: Position = None) -> list[str] | str:
+        """Module of each map, or of the one or those at ``position``."""
         return self._get('module', position)
 
-    def _get(self, key: str, position: int | None) -> Any:
-        values = [entry[key] for entry in self.info]
-        return values if position is None else values[position]
+    def get_dicts(self, keys: Sequence[str] | None = None,
+                  position: Position = None) -> list[dict[str, Any]]:
+        """Entries of the maps at ``position``, or some keys of them."""
+        places = range(len(self)) if position is None else (
+            [position] if isinstance(position, int) else position)
+        return [{key: self.info[i][key] for key in keys or self.info[i]}
+                for i in places]
+
+    def _get(self, key: str, position: Position) -> Any:
+        values = [entry[key] for entry in self.get_dicts([key], position)]
+        return values[0] if isinstance(position, int) else values

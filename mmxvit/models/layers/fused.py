@@ -10,16 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from mmxvit.utils.compat import has_global_hook
+from mmxvit.utils.compat import (
+    conv_pointwise,
+    conv_pointwise_add,
+    has_global_hook,
+)
 
 from ..attentions.linear import Linear, PointwiseConv, as_map
 from ..attentions.utils import is_traced, is_transformed
 from .norm_act import GELU, SiLU
 
 # what torch.compile turns a convolution and an activation into, and one that
-# adds to another map; not in every build of torch
-_CONV = getattr(torch.ops.mkldnn, '_convolution_pointwise', None)
-_ADD_CONV = getattr(torch.ops.mkldnn, '_convolution_pointwise_', None)
+# adds to another map
+_CONV = conv_pointwise
+_ADD_CONV = conv_pointwise_add
 # exact classes; one derived from them may do something else
 _LAYERS = (nn.Conv2d, PointwiseConv, nn.Linear, Linear)
 # places of a map from which on it costs less to run a convolution for each of
