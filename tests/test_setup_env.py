@@ -434,7 +434,8 @@ def good_machine(monkeypatch):
 
 def problems(tmp_path, replaces=False, venv='venv'):
     try:
-        setup_env.preflight(tmp_path / venv, tmp_path / 'cache', replaces)
+        setup_env.preflight(tmp_path / 'clone', tmp_path / venv,
+                            tmp_path / 'cache', replaces)
     except SetupError as e:
         return str(e).splitlines()
     return []
@@ -516,6 +517,29 @@ def test_no_permission_for_a_new_package_in_a_ready_environment(
         set_up()
 
 
+def test_clone_without_write_permission(good_machine, tmp_path, refuse):
+    refuse('clone')
+    (line, ) = problems(tmp_path)
+    assert line == (f'cannot write to {tmp_path / "clone"} (Permission denied)'
+                    ': change its permissions or make a clone of your own')
+
+
+def test_folder_that_cannot_be_entered(good_machine, clone, set_up,
+                                       monkeypatch, refuse):
+    """As with ``--venv /root/venv``; root may enter every folder."""
+    stat = os.stat
+
+    def refused(path, *args, **kwargs):
+        if str(set_up.venv) in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, 'stat', refused)
+    refuse(set_up.venv.name)
+    with pytest.raises(SetupError, match='^cannot write to .*, VENV=...$'):
+        setup_env.set_up(clone, set_up.venv, 'onedl', set_up.cache)
+
+
 def test_folder_that_cannot_be_written(good_machine, tmp_path):
     (tmp_path / 'file').touch()
     (line, ) = problems(tmp_path, venv='file/venv')
@@ -542,6 +566,14 @@ def test_failed_step_shows_the_end_of_its_output(tmp_path, capsys):
         f'the step failed: ERROR: broken (all output: {log})'
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 20 and 'line 30' in shown and 'line 12' not in shown
+
+
+def test_the_systems_error_is_shown_and_not_pips_last_words(tmp_path):
+    script = '''echo "  error: [Errno 13] Permission denied: 'x.egg-info'"
+        echo "error: metadata-generation-failed"
+        echo "hint: See above for details."; exit 1'''
+    with pytest.raises(SetupError, match="failed: error: .Errno 13. Perm"):
+        setup_env.run('the step', ['sh', '-c', script], tmp_path / 'log')
 
 
 def test_missing_network_is_named(tmp_path, capsys):

@@ -146,22 +146,26 @@ def missing_libraries():
             yield library
 
 
-def unwritable(venv, cache):
+def unwritable(root, venv, cache):
     """A line for each folder that cannot be written to; makes them."""
-    for folder, variable in (venv, 'VENV'), (cache, 'MMXVIT_CACHE'):
+    # an editable install writes into the clone
+    for folder, other in ((venv, 'choose another, VENV=...'),
+                          (cache, 'choose another, MMXVIT_CACHE=...'),
+                          (root, 'make a clone of your own')):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=str(folder)):
                 continue
         except OSError as e:
             yield (f'cannot write to {folder} ({e.strerror}): change its '
-                   f'permissions or choose another, {variable}=...')
+                   f'permissions or {other}')
 
 
-def preflight(venv, cache, replaces):
+def preflight(root, venv, cache, replaces):
     """Report at once all that would make set-up fail later.
 
     Args:
+        root (Path): The clone.
         venv (Path): The environment to be made.
         cache (Path): The project's cache folder.
         replaces (bool): Whether an older environment makes room first.
@@ -182,9 +186,9 @@ def preflight(venv, cache, replaces):
     if missing:
         problems.append(f'{" and ".join(missing)} not found, opencv needs it: '
                         'apt install libgl1 libglib2.0-0')
-    problems += unwritable(venv, cache)
+    problems += unwritable(root, venv, cache)
     need = DISK_GB / 2 if replaces else DISK_GB
-    if venv.is_dir() and shutil.disk_usage(venv).free < need * 1e9:
+    if os.path.isdir(venv) and shutil.disk_usage(venv).free < need * 1e9:
         problems.append(f'less than {need:g} GB free for {venv}: make room or '
                         'choose another place, VENV=...')
     if problems:
@@ -233,9 +237,11 @@ def run(title, command, log, env=None):
             raise
     if process.returncode:
         lines = log.read_text(errors='replace').splitlines()[-20:]
-        errors = [x for x in lines if re.match(r'(ERROR|\w+Error)\b', x)]
-        message = f'{title} failed: {(errors or lines)[-1]} (all output: ' \
-            f'{log})'
+        errors = [x.strip() for x in lines
+                  if re.match(r'\s*(ERROR|error:|\w+Error)', x)]
+        # pip's last words on what a build says of the system are less clear
+        last = ([x for x in errors if '[Errno' in x] or errors or lines)[-1]
+        message = f'{title} failed: {last} (all output: {log})'
         # pip's words for a package index that it does not reach; it says
         # "none" of versions for another Python, too, but names these
         text = '\n'.join(lines)
@@ -378,14 +384,15 @@ def set_up(root, venv, stack, cache):
 
     if ready() and package_is_current(python, root, read_stamp(venv)):
         return
-    ours = (venv / STAMP).exists()
-    if not ours and venv.exists() and not (venv.is_dir()
-                                           and next(venv.iterdir(), 0) == 0):
+    # os.path says no of what is in a folder that cannot be entered
+    ours = os.path.exists(venv / STAMP)
+    if not ours and (os.path.isfile(venv) or os.access(venv, os.R_OK)
+                     and any(venv.iterdir())):
         raise SetupError(f'{venv} was not made by this set-up and is left '
                          'alone: remove it or choose another, VENV=...')
     if not ready():
-        preflight(venv, cache, ours)
-    problems = list(unwritable(venv, cache))
+        preflight(root, venv, cache, ours)
+    problems = list(unwritable(root, venv, cache))
     if problems:
         raise SetupError('\n'.join(problems))
     with locked(cache / 'setup.lock'):
