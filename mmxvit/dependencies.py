@@ -12,6 +12,7 @@ and would only report that the type "is not in the registry".
 """
 import re
 import sys
+import warnings
 from importlib import metadata, util
 
 from packaging.version import Version
@@ -120,6 +121,10 @@ def explain_import_error(error: Exception) -> str:
             if other_torch else 'is without its operators'
         return (f'{dist} {version} {state}; compile it for this one: '
                 f'{how_to_compile()}')
+    if re.search(r'MMCV==\S+ is used but incompatible', text) and any(
+            installed_version((dist, ))  # those of OpenMMLab
+            for dist in ('mmdet', 'mmsegmentation', 'mmpretrain')):
+        return f'{text}; run: {how_to_compile(_OPENMMLAB_MMCV)}'
     if re.search('numpy.dtype size changed|multiarray failed to import|'
                  '_ARRAY_API not found', text):
         package = _raised_in(error)
@@ -157,13 +162,20 @@ def check_dependencies() -> None:
     problems, remedies, mmcv = [], [], None
     for module, (dists, oldest, needed) in DEPENDENCIES.items():
         version = installed_version(dists)
+        owners = [dist for dist in dists if installed_version((dist, ))]
+        if len(owners) > 1:
+            warnings.warn(
+                f'{" and ".join(owners)} are both installed and write the '
+                f'same files of {module}; keep one: pip uninstall '
+                f'{" ".join(owners)}, and install that one again',
+                stacklevel=3)
         if version is None:
             # a source tree on PYTHONPATH has no metadata: let it be
             if needed and util.find_spec(module) is None:
                 problems.append(f'{module} is not installed')
                 remedies.append(f'"{dists[0]}>={oldest}"')
         elif Version(version) < Version(oldest):
-            dist = next(d for d in dists if installed_version((d, )))
+            dist = owners[0]
             problems.append(f'{dist} {version} is older than {oldest}')
             if dist in ('mmcv', 'onedl-mmcv'):  # not the one without operators
                 mmcv = _OPENMMLAB_MMCV if dist == 'mmcv' else \

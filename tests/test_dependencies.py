@@ -262,6 +262,25 @@ def test_missing_module_of_a_package(installed, monkeypatch, module, there):
 
 
 def test_other_errors_are_passed_on_in_one_line():
-    error = AssertionError('MMCV==2.2.0 is used\n but incompatible')
+    error = AssertionError('MMEngine==0.1 is used\n but incompatible')
     assert dependencies.explain_import_error(error) == \
-        'AssertionError: MMCV==2.2.0 is used but incompatible'
+        'AssertionError: MMEngine==0.1 is used but incompatible'
+
+
+def test_mmcv_that_is_too_new(installed):
+    error = AssertionError(
+        'MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4, '
+        '<2.2.0.')
+    assert 'run' not in dependencies.explain_import_error(error)
+    installed['mmdet'] = '3.3.0'
+    assert dependencies.explain_import_error(error) == (
+        f'{error}; run: {dependencies.how_to_compile("mmcv==2.1.0")}')
+
+
+def test_two_owners_of_the_same_files(installed, recwarn):
+    dependencies.check_dependencies()
+    assert not recwarn.list
+    installed['mmcv'] = '2.1.0'
+    with pytest.warns(UserWarning, match='onedl-mmcv and mmcv are both .* pip '
+                      'uninstall onedl-mmcv mmcv, and install that one again'):
+        dependencies.check_dependencies()

@@ -15,6 +15,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmxvit.deployment.fuse import fuse
+from mmxvit.engine.command import UserError
 from mmxvit.registry import HOOKS
 from mmxvit.utils.compat import MODULES_COMPILE
 
@@ -168,15 +169,15 @@ class CompileHook(Hook):
             ``mode``.
 
     Raises:
-        RuntimeError: This torch is older than 2.2.
-        AttributeError: The model has no backbone.
+        UserError: This torch is older than 2.2, or the model has no
+            backbone.
     """
 
     def __init__(self, **options: Any) -> None:
         if not MODULES_COMPILE:
-            raise RuntimeError('CompileHook needs torch 2.2 or newer, this is '
-                               f'{torch.__version__}; take the hook out of '
-                               'the config')
+            raise UserError('CompileHook needs torch 2.2 or newer, this is '
+                            f'{torch.__version__}; take the hook out of the '
+                            'config')
         self.options = options
 
     def before_run(self, runner: Runner) -> None:
@@ -184,9 +185,9 @@ class CompileHook(Hook):
         while not hasattr(model, 'backbone') and hasattr(model, 'module'):
             model = model.module  # of several processes, or of TTA
         if not hasattr(model, 'backbone'):
-            raise AttributeError('CompileHook compiles the backbone of a '
-                                 f'model, {type(model).__name__} has none; '
-                                 'take the hook out of the config')
+            raise UserError('CompileHook compiles the backbone of a model, '
+                            f'{type(model).__name__} has none; take the hook '
+                            'out of the config')
         model.backbone.compile(**self.options)
         print_log('CompileHook: the first steps with each size of image take '
                   'minutes', logger='current')

@@ -18,6 +18,7 @@ from mmxvit.engine import (
     FuseHook,
     LoggerHook,
 )
+from mmxvit.engine.command import UserError
 from mmxvit.engine.hooks import AtomicBackend
 from mmxvit.utils.checkpoint import CheckpointError, load_checkpoint_file
 
@@ -396,13 +397,13 @@ def test_compiled_backbone(wrapped):
 
 @compiles
 def test_a_model_without_a_backbone_is_not_compiled():
-    with pytest.raises(AttributeError, match='Toy has none; take the hook'):
+    with pytest.raises(UserError, match='Toy has none; take the hook'):
         CompileHook().before_run(SimpleNamespace(model=Toy()))
 
 
 def test_torch_without_compiled_modules(monkeypatch):
     monkeypatch.setattr('mmxvit.engine.hooks.MODULES_COMPILE', False)
-    with pytest.raises(RuntimeError, match=r'needs torch 2\.2 or newer, this'):
+    with pytest.raises(UserError, match=r'needs torch 2\.2 or newer, this'):
         CompileHook()
 
 
