@@ -805,7 +805,7 @@ _GENERATOR = 'mmxvit.datasets.shapes'
 _PARTIAL = '.make_shapes_partial'
 _META = 'meta.json'
 # With gaps, as the ids of COCO, so that nobody takes an id for a label.
-_COCO_IDS = (1, 2, 4, 5, 7, 8, 10, 11, 13, 14)
+_COCO_IDS = tuple(1 + i + i // 2 for i in range(80))
 _COCO_STUFF_IDS = (101, 102, 104)
 _PALETTE = ((220, 20, 60), (119, 11, 32), (0, 0, 230), (250, 170, 30),
             (106, 0, 228), (0, 182, 199), (174, 57, 255), (0, 228, 0),
@@ -833,6 +833,7 @@ class _Job:
     width: int
     seed: int
     classes: int | None
+    coco_names: bool
 
     def rng(self, split: str, index: int) -> np.random.Generator:
         return image_rng(self.seed, split, index)
@@ -874,11 +875,15 @@ def _coco_frame(job: _Job) -> dict:
 
 
 def _write_coco(job: _Job, panoptic: bool = False) -> dict:
+    names = SHAPES[:job.num_classes]
+    if job.coco_names and not panoptic:
+        from mmdet.datasets import CocoDataset
+        names = CocoDataset.METAINFO['classes']
     things = [dict(id=_COCO_IDS[i], name=name, supercategory='shape')
-              for i, name in enumerate(SHAPES[:job.num_classes])]
+              for i, name in enumerate(names)]
     segments = [
-        *(dict(cat, isthing=1, color=_PALETTE[i])
-          for i, cat in enumerate(things)),
+        *(dict(cat, isthing=1, color=color)
+          for cat, color in zip(things, _PALETTE, strict=False)),
         *(dict(id=_COCO_STUFF_IDS[i], name=name, supercategory='texture',
                isthing=0, color=_STUFF_PALETTE[i])
           for i, name in enumerate(STUFF_CLASSES))]
@@ -1191,6 +1196,7 @@ def write_dataset(out: str | os.PathLike,
                   size: int | tuple[int, int] = 256,
                   seed: int = 0,
                   classes: int | None = None,
+                  coco_names: bool = False,
                   force: bool = False) -> dict:
     """Write toy data in the folder layout of one or several data sets.
 
@@ -1205,8 +1211,11 @@ def write_dataset(out: str | os.PathLike,
         val: Number of validation images.
         size: Side of the images in pixels, or (height, width).
         seed: Other seeds give other images.
-        classes: Number of classes, the first so many of ``SHAPES``; 6 by
+        classes: Number of classes, the first so many of ``SHAPES``; 5 by
             default, 10 for ``imagenet``.
+        coco_names: The file of the layout ``coco`` lists COCO's 80 classes,
+            and shapes are the first of them, so that a config for COCO runs
+            as it is.
         force: Replace the toy data of an earlier run in ``out``.  Files that
             this function did not write, or that were changed since, are
             never removed.
@@ -1216,6 +1225,7 @@ def write_dataset(out: str | os.PathLike,
 
     Raises:
         ValueError: An argument is out of range.
+        ImportError: ``coco_names`` are those of mmdet, which is missing.
         FileExistsError: ``out`` is not empty and ``force`` is off, or files
             of the user are in the way.
     """
@@ -1237,6 +1247,8 @@ def write_dataset(out: str | os.PathLike,
             f'classes must be 2 to {len(SHAPES)}, got {classes}')
     if seed < 0:
         raise ValueError(f'seed must be 0 or more, got {seed}')
+    if coco_names and 'coco' not in layouts:
+        raise ValueError('coco_names are for the layout coco only')
 
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -1248,7 +1260,7 @@ def write_dataset(out: str | os.PathLike,
     try:
         partial.mkdir(parents=True)
         job = _Job(partial, dict(train=train, val=val), height, width, seed,
-                   classes)
+                   classes, coco_names)
         # What each layout's ids and values mean.
         described = {name: _WRITERS[name](job)
                      for name in dict.fromkeys(layouts)}

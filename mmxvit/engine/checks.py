@@ -19,7 +19,7 @@ from .check_annotations import (
     class_names,
     metainfo,
 )
-from .command import UserError, type_name
+from .command import UserError, shipped, tool_command, type_name
 
 # Dataset type -> layout of tools/dataset_tools/make_shapes.py
 _LAYOUTS = (
@@ -31,7 +31,6 @@ _LAYOUTS = (
     ('voc', 'voc'),
     ('imagenet|custom', 'imagenet'),
 )
-_MAKE_TOY_DATA = 'python tools/dataset_tools/make_shapes.py'
 _LOOK_INTO = {
     'CocoDataset': check_coco,
     'CocoPanopticDataset': check_panoptic,
@@ -61,7 +60,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
             config and the command that makes toy data. Or
             :mod:`.check_annotations` found a mistake.
     """
-    missing, roots, layouts = [], [], []
+    missing, roots, absent_sets = [], [], []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for key, dataset in _datasets(
@@ -74,7 +73,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
             if not absent:
                 continue
             missing += absent
-            layouts.append(_layout(dataset))
+            absent_sets.append(dataset)
             root = dataset.get('data_root')
             if root is not None:
                 roots.append(f'{key}.data_root is {root!r}' +
@@ -88,21 +87,39 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
         f'Correct the config, or use --cfg-options {change}; relative paths '
         'count from the current folder.'
     ]
-    layout = next(filter(None, layouts), None)
-    if layout == 'coco':
-        lines += [
-            'Without data, a detector can be tried on toy data:',
-            f'  {_MAKE_TOY_DATA} data/shapes --layout coco',
-            '  python tools/train.py '
-            'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py'
-        ]
-    elif layout:
-        lines += [
+    lines += _toy_data(absent_sets)
+    raise UserError('\n'.join(lines))
+
+
+def _toy_data(datasets: Sequence[dict]) -> list[str]:
+    """The commands that make toy data for the first of these data sets."""
+    dataset = next(filter(_layout, datasets), None)
+    if dataset is None:
+        return []
+    make, layout = tool_command('dataset_tools/make_shapes.py'), _layout(
+        dataset)
+    if layout != 'coco':
+        return [
             'Toy data in this layout, for a config with its classes '
             '(docs/user_guides/toy_data.md):',
-            f'  {_MAKE_TOY_DATA} data/toy --layout {layout}'
+            f'  {make} data/toy --layout {layout}'
         ]
-    raise UserError('\n'.join(lines))
+    root = dataset.get('data_root')
+    if (root and not osp.exists(root) and _kind(dataset) == 'CocoDataset'
+            and 'classes' not in (dataset.get('metainfo') or {})
+            and str(dataset.get('ann_file')).startswith(
+                'annotations/instances_')):
+        return [
+            "Without data, this config can be tried on toy data under COCO's "
+            'class names:',
+            f'  {make} {osp.join(root, "")} --coco-names'
+        ]
+    return [
+        'Without data, a detector can be tried on toy data:',
+        f'  {make} data/shapes --layout coco',
+        f'  {tool_command("train.py")} ' + shipped(
+            'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py')
+    ]
 
 
 def _look_into_files(cfg: Config, splits: Sequence[str]) -> list[str]:

@@ -145,6 +145,24 @@ def _similar_configs(path: Path) -> list[str]:
     ]
 
 
+def shipped(name: str) -> str:
+    """Path of a file of this package, as short as it can be written.
+
+    Args:
+        name: Below the root of the repository, such as ``tools/train.py``.
+    """
+    package = Path(mmxvit.__file__).parent
+    path = package.parent / name
+    if not path.is_file():  # installed without the source tree
+        path = package / '.mim' / name
+    return min(osp.relpath(path), str(path), key=len)
+
+
+def tool_command(name: str) -> str:
+    """How a script of ``tools/`` is started."""
+    return f'python {shipped(f"tools/{name}")}'
+
+
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config file.
 

@@ -495,6 +495,23 @@ def test_coco_json_and_mmdet_coco_dataset(data):
             assert areas == masks.sum((1, 2)).tolist()
 
 
+def test_names_of_coco(tmp_path):
+    CocoDataset = pytest.importorskip('mmdet.datasets').CocoDataset
+    write_dataset(tmp_path, train=2, val=1, size=64, coco_names=True)
+    dataset = CocoDataset(
+        data_root=str(tmp_path), data_prefix=dict(img='train2017/'),
+        ann_file='annotations/instances_train2017.json')
+    assert len(dataset) == 2
+    content = json.loads(
+        (tmp_path / 'annotations/instances_train2017.json').read_text())
+    assert tuple(c['name'] for c in content['categories']) == \
+        CocoDataset.METAINFO['classes']
+    labels = {i['bbox_label'] for data in dataset for i in data['instances']}
+    assert labels and labels <= set(range(len(CLASSES)))
+    with pytest.raises(ValueError, match='layout coco only'):
+        write_dataset(tmp_path / 'b', 'voc', coco_names=True)
+
+
 def test_mmdet_panoptic_dataset(data):
     pytest.importorskip('mmdet')
     from mmdet.datasets import CocoPanopticDataset

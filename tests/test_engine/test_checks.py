@@ -1,5 +1,6 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import copy
+from pathlib import Path
 
 import pytest
 import torch.nn as nn
@@ -12,6 +13,8 @@ from mmseg.datasets import ADE20KDataset
 from mmxvit.engine.checks import check_channels, check_data
 from mmxvit.engine.command import UserError
 from mmxvit.models.backbones import XFormer
+
+ROOT = Path(__file__).parents[2]
 
 COCO = dict(
     type='CocoDataset',
@@ -48,7 +51,8 @@ def make(tmp_path, *names):
             path.mkdir(parents=True, exist_ok=True)
 
 
-def test_data_root_missing():
+def test_data_root_missing(monkeypatch):
+    monkeypatch.chdir(ROOT)
     assert message(check_data, data(COCO), ['train']).splitlines() == [
         'data not found:',
         '  file   data/coco/annotations/train.json  '
@@ -64,6 +68,26 @@ def test_data_root_missing():
         '  python tools/train.py '
         'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py'
     ]
+
+
+@pytest.mark.parametrize('dataset, said', [
+    (dict(), 'make_shapes.py data/coco/ --coco-names'),
+    # its own classes, its own files, its own folder
+    (dict(metainfo=dict(classes=('cell', ))), 'data/shapes --layout coco'),
+    (dict(ann_file='train.json'), 'data/shapes --layout coco'),
+    (dict(data_root=str(ROOT)), 'data/shapes --layout coco'),
+])
+def test_which_toy_data(dataset, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # paths are those of the clone
+    stock = dict(COCO, metainfo=None,
+                 ann_file='annotations/instances_train2017.json')
+    lines = message(check_data, data(dict(stock, **dataset)),
+                    ['train']).splitlines()
+    tool = ROOT / 'tools/dataset_tools/make_shapes.py'
+    (line, ) = [line for line in lines if 'make_shapes' in line]
+    python, path, *arguments = line.split()
+    assert python == 'python' and (tmp_path / path).resolve() == tool
+    assert f'make_shapes.py {" ".join(arguments)}'.endswith(said)
 
 
 def test_one_key_that_changes_all_is_named():

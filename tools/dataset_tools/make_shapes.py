@@ -4,6 +4,7 @@ import argparse
 import time
 
 from mmxvit.datasets.shapes import CLASSES, LAYOUTS, SHAPES, write_dataset
+from mmxvit.dependencies import explain_import_error
 from mmxvit.utils.allocator import tune_allocator
 
 
@@ -28,6 +29,10 @@ def parse_args() -> argparse.Namespace:
         help=f'number of classes, up to {len(SHAPES)}; without it '
         f'{len(CLASSES)}, for imagenet {len(SHAPES)}')
     parser.add_argument(
+        '--coco-names', action='store_true',
+        help="call the shapes of the layout coco by COCO's class names, of "
+        'which the file lists all 80; a config for COCO then runs as it is')
+    parser.add_argument(
         '--force', action='store_true',
         help='replace the toy data that an earlier run wrote to OUT')
     args = parser.parse_args()
@@ -44,9 +49,13 @@ def main() -> None:
         meta = write_dataset(
             args.out, args.layout, train=args.train, val=args.val,
             size=(args.size[0], args.size[-1]), seed=args.seed,
-            classes=args.classes, force=args.force)
+            classes=args.classes, coco_names=args.coco_names,
+            force=args.force)
     except (ValueError, OSError) as error:
         raise SystemExit(f'make_shapes: {error}') from None
+    except ImportError as error:
+        raise SystemExit('make_shapes: the names of COCO are those of mmdet: '
+                         f'{explain_import_error(error)}') from None
     print(f'{args.out}: {", ".join(meta["layouts"])}; {args.train} training '
           f'and {args.val} validation images of {meta["height"]} x '
           f'{meta["width"]}, {len(meta["files"])} files, '
