@@ -382,12 +382,14 @@ def test_upernet_on_your_own_segmentation_data():
     config, heads = [s for s in read_snippets(page)
                      if s.language == 'python'][:2]
     text = config.text.replace('models/segformer.py', 'models/upernet.py')
+    text = text.replace('segformer_160k.py', 'upernet_160k.py')
     end = 'loss_decode=dict(avg_non_ignore=True)))'
     assert text.count(end) == 1
     clone = ToyClone(Path())
     cfg = clone.config(config._replace(
         text=text.replace(end, f'{end[:-1]},\n{heads.text})')))
     assert cfg.model.auxiliary_head.num_classes == 11
+    assert 'custom_keys' not in cfg.optim_wrapper.paramwise_cfg
 
 
 @pytest.mark.filterwarnings('ignore')

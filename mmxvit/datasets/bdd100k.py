@@ -14,6 +14,7 @@ from .seg_dataset import (
     check_files,
     image_folder,
     list_files,
+    refuse_other_labels,
 )
 from .shapes import (
     DRIVABLE_CLASSES,
@@ -74,8 +75,8 @@ class BDD100KDataset(BaseSegDataset):
             ``img_path`` and, by its name, one for each task.
 
     Raises:
-        UserError: A task or class is not known, a folder has no images, or
-            an image has no mask.
+        UserError: A task or class is not known, a folder has no images, an
+            image has no mask, or :func:`refuse_other_labels`.
     """
 
     METAINFO = dict(
@@ -87,6 +88,7 @@ class BDD100KDataset(BaseSegDataset):
                  img_suffix: str = '.jpg',
                  seg_map_suffix: dict[str, str] | None = None,
                  **kwargs: Any) -> None:
+        refuse_other_labels('BDD100KDataset', kwargs)
         self.values = dict(
             drivable=_DRIVABLE_MAPS if drivable_maps else _DRIVABLE,
             lane=_LANE)

@@ -69,9 +69,21 @@ def read_labels(path: str,
         UserError: See :func:`read_mask`; or the mask is not of the size of
             its image or has another value.
     """
+    labels = labels_of_mask(path, values, remedy, backend_args)
+    if labels.shape != tuple(shape[:2]):
+        raise other_size(path, labels.shape[::-1], image_path, shape[1::-1])
+    if (labels == IGNORED).all():
+        warnings.warn(
+            f'{path}: all of its pixels are ignored, so nothing is learned '
+            'from it; remove it and its image, or correct ignore_index',
+            stacklevel=2)
+    return labels
+
+
+def labels_of_mask(path: str, values: Mapping[int, int], remedy: str,
+                   backend_args: dict | None = None) -> np.ndarray:
+    """As :func:`read_labels`, without a look at the image."""
     mask = read_mask(path, backend_args)
-    if mask.shape != tuple(shape[:2]):
-        raise other_size(path, mask.shape[::-1], image_path, shape[1::-1])
     if mask.dtype == np.uint8:
         table = np.array([values.get(v, -1) for v in range(256)], np.int16)
         labels = table[mask]
@@ -86,11 +98,6 @@ def read_labels(path: str,
             f'{path}: has the value{"s" * (len(found) > 1)} '
             f'{", ".join(map(str, found[:5]))}{", ..." * (len(found) > 5)} '
             f'({int(wrong.sum())} pixels): {remedy}')
-    if (labels == IGNORED).all():
-        warnings.warn(
-            f'{path}: all of its pixels are ignored, so nothing is learned '
-            'from it; remove it and its image, or correct ignore_index',
-            stacklevel=2)
     return labels.astype(np.uint8)
 
 

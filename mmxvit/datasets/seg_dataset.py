@@ -85,6 +85,28 @@ MASKS_REMEDY = ('Each image needs a mask of its name: add the files, remove '
                 'the images without')
 
 
+def refuse_other_labels(dataset: str, kwargs: Mapping[str, Any],
+                        reduce_zero_label: bool = False) -> None:
+    """Arguments of mmseg that would change nothing, for published masks.
+
+    Args:
+        dataset: Name for the message.
+        kwargs: Its arguments.
+        reduce_zero_label: What it is of these masks.
+
+    Raises:
+        UserError: One has another value than that of these masks.
+    """
+    for name, value in (('ignore_index', IGNORED),
+                        ('reduce_zero_label', reduce_zero_label)):
+        if kwargs.get(name, value) != value:
+            raise UserError(
+                f'{dataset}: {name}={kwargs[name]!r} would have no effect, '
+                'its masks are read as they are published; take it out, or, '
+                'for masks of your own, use mmxvit.SegDataset, whose '
+                'ignore_index may be a list or {value: label}')
+
+
 class _CheckedMasks:
     """Mistakes in folders and masks are named; before a BaseSegDataset.
 
@@ -213,11 +235,22 @@ class SegDataset(_CheckedMasks, mmseg.datasets.BaseSegDataset):
                 f'SegDataset: metainfo.classes is {list(classes)}; heads '
                 "choose between classes, so name two or more, 'background' as "
                 'well')
+        twice = [name for name, n in Counter(classes).items() if n > 1]
+        if twice:
+            raise UserError(
+                f'SegDataset: metainfo.classes has {", ".join(twice)} more '
+                'than once; to join values of masks under one class give '
+                'ignore_index={value: label}')
         palette = metainfo.get('palette') or []
         if palette and len(palette) != count:
             raise UserError(
                 f'SegDataset: metainfo.palette has {len(palette)} colours for '
                 f'{count} classes; give each class one, or leave palette out')
+        if any(len(colour) != 3 or isinstance(colour, str)
+               for colour in palette):
+            raise UserError(
+                f'SegDataset: metainfo.palette is {palette!r}; a colour is '
+                'three numbers, [red, green, blue] from 0 to 255')
         super().__init__(**kwargs)
         self.label_values = label_values(ignore_index, count)
         ignored = ignore_index if isinstance(ignore_index, int) else (
@@ -263,10 +296,11 @@ class ADE20KDataset(_CheckedMasks, mmseg.datasets.ADE20KDataset):
         kwargs: As in mmseg's.
 
     Raises:
-        UserError: As for SegDataset.
+        UserError: As for SegDataset, and :func:`refuse_other_labels`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        refuse_other_labels('ADE20KDataset', kwargs, reduce_zero_label=True)
         super().__init__(**kwargs)
         self._published({0: IGNORED} | {
             i + 1: i for i in range(150)}, '0 to 150')
@@ -289,10 +323,11 @@ class CityscapesDataset(_CheckedMasks, mmseg.datasets.CityscapesDataset):
         kwargs: As in mmseg's.
 
     Raises:
-        UserError: As for SegDataset.
+        UserError: As for SegDataset, and :func:`refuse_other_labels`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        refuse_other_labels('CityscapesDataset', kwargs)
         super().__init__(**kwargs)
         if self.seg_map_suffix.endswith('labelIds.png'):
             # 255: licence plates, whose id is -1

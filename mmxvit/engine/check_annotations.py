@@ -7,15 +7,19 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from .command import UserError
+from .command import UserError, type_name
 
 MANY_IMAGES = 20_000
 """Of more images than these only names and sizes are looked at."""
+SOME_MASKS = 50
+"""Of so many masks the values are looked at before a run."""
 
 _PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}  # JPEG, PNG
@@ -84,13 +88,14 @@ def check_panoptic(dataset: dict, key: str) -> list[str]:
 def check_masks(dataset: dict, key: str) -> list[str]:
     """Check that masks are there, have one channel, and the images' sizes.
 
-    For mmxvit's data sets for mmseg. What values they have is checked where
-    they are loaded. Of more than ``MANY_IMAGES`` nothing is looked at.
-    Arguments and results as for :func:`check_coco`; images of another suffix
-    are left out.
+    For mmxvit's data sets for mmseg. What values they have is checked of some
+    (see :func:`_check_values`), and of all where they are loaded. Of more
+    than ``MANY_IMAGES`` nothing else is looked at. Arguments and results as
+    for :func:`check_coco`; images of another suffix are left out.
     """
     from mmxvit.datasets.label_masks import check_bands, other_size
-    data = DATASETS.build({**dataset, 'pipeline': []}).load_data_list()
+    built = DATASETS.build({**dataset, 'pipeline': []})
+    data = built.load_data_list()
     for info in data if len(data) <= MANY_IMAGES else []:
         if 'seg_map_paths' in info:  # several tasks
             masks = list(info['seg_map_paths'].values())
@@ -105,7 +110,41 @@ def check_masks(dataset: dict, key: str) -> list[str]:
             # photographs may say that they are to be turned by 90 degrees
             if sorted(size) != sorted(mask_size):
                 raise other_size(path, mask_size, info['img_path'], size)
-    return _note_left_out(dataset, data)
+    notes = _note_left_out(dataset, data)
+    if any(type_name(step) == 'mmxvit.LoadSegAnnotations'
+           for step in dataset.get('pipeline') or ()):
+        masks = [d['seg_map_path'] for d in data if 'seg_map_path' in d]
+        notes += _check_values(built, masks[::len(masks) // SOME_MASKS + 1],
+                               dataset, key)
+    return notes
+
+
+def _check_values(built: Any, masks: list[str], dataset: dict,
+                  key: str) -> list[str]:
+    """Read some masks: labels that are all the same are a mistake."""
+    from mmxvit.datasets.label_masks import IGNORED, labels_of_mask
+    found, ignored = Counter(), []
+    for path in masks:
+        labels = labels_of_mask(path, built.label_values, built.values_remedy)
+        found.update(np.unique(labels).tolist())
+        if (labels == IGNORED).all():
+            ignored.append(path)
+    classes = built.metainfo['classes']
+    there = [classes[i] for i in sorted(found) if i != IGNORED]
+    if masks and len(there) < 2 and len(classes) > 1:
+        text = (f'{key}: of {len(masks)} masks that were looked at, such as '
+                f'{masks[0]}, ' +
+                (f'no pixel is of another class than {there[0]}' if there else
+                 'all pixels are ignored') +
+                '; correct the masks, or ignore_index, which says what their '
+                'values are ({0: 0, 255: 1} of masks with 0 and 255)')
+        if not there and not dataset.get('test_mode'):
+            raise UserError(text)
+        return [text]
+    return [
+        f'{key}: {len(ignored)} of {len(masks)} masks that were looked at are '
+        f'ignored as a whole, nothing is learned from them: {_some(ignored)}'
+    ] if ignored else []
 
 
 def _head(path: str, key: str) -> tuple[tuple[int, int], tuple[str, ...]]:

@@ -228,6 +228,22 @@ def use_out(cfg: Config, out: str) -> None:
         cfg.test_evaluator = [dict(e, output_dir=out) for e in evaluators]
 
 
+def check_format_only(cfg: Config) -> None:
+    """Refuse to predict into no place.
+
+    Raises:
+        UserError: An evaluator of mmseg has ``format_only`` and no folder.
+    """
+    evaluators = cfg.test_evaluator
+    for evaluator in [evaluators] if isinstance(evaluators, dict) else (
+            evaluators):
+        if (cfg.default_scope == 'mmseg' and evaluator.get('format_only')
+                and not evaluator.get('output_dir')):
+            raise UserError('test_evaluator.format_only: predictions are '
+                            'written and not scored; name their folder, '
+                            '--out FOLDER')
+
+
 def check_names(dataset: BaseDataset | ConcatDataset, out: str) -> None:
     """mmseg names a PNG by the image alone, without folders.
 

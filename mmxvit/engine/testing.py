@@ -7,6 +7,7 @@ from .checkpoints import check_checkpoint, check_weights
 from .checks import check_channels, check_data
 from .command import build_runner
 from .run_options import (
+    check_format_only,
     check_names,
     use_out,
     use_own_hooks,
@@ -47,6 +48,7 @@ def run_test(cfg: Config,
         use_tta(cfg)
     if out:
         use_out(cfg, out)
+    check_format_only(cfg)
     if show_dir:
         use_show_dir(cfg, show_dir)
 

@@ -425,6 +425,80 @@ def test_masks_without_a_label_give_a_loss_of_zero():
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+def look(masks, mode='train', **kwargs):
+    """What is said of masks before a run."""
+    from mmengine import Config
+
+    from mmxvit.engine.checks import check_data
+    for i, mask in enumerate(masks):
+        add('abcdef'[i], np.full((4, 4), 0, np.uint8) + np.array(mask))
+    dataset = dict(
+        type='mmxvit.SegDataset', data_root='data', test_mode=mode == 'test',
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        metainfo=dict(classes=('street', 'car')),
+        pipeline=[dict(type='LoadImageFromFile'),
+                  dict(type='mmxvit.LoadSegAnnotations')], **kwargs)
+    return check_data(Config({
+        'model': {}, f'{mode}_dataloader': dict(dataset=dataset)}), [mode])
+
+
+TWO = np.array([0, 0, 1, 1], np.uint8)
+
+
+def test_a_look_at_masks_before_a_run(recwarn):
+    assert look([TWO, TWO * 0]) == []
+    # foreground as 255, which is ignored
+    (note, ) = look([TWO * 255, TWO * 0])
+    assert 'of 2 masks' in note and 'no pixel is of another class than ' \
+        'street; correct the masks, or ignore_index' in note
+    assert look([TWO * 255, TWO * 0], ignore_index={0: 0, 255: 1}) == []
+    (note, ) = look([TWO, TWO * 0 + 255])
+    assert '1 of 2 masks' in note and "'data/masks/b.png'" in note
+    with pytest.raises(UserError, match='b.png: has the value 9'):
+        look([TWO, TWO * 9])
+    assert not recwarn.list
+
+
+def test_masks_of_which_nothing_counts():
+    empty = [TWO * 0 + 255] * 2
+    with pytest.raises(UserError, match='of 2 masks .* all pixels are ignor'):
+        look(empty)
+    (note, ) = look(empty, 'test')  # published for a server's tests
+    assert 'all pixels are ignored' in note
+
+
+def test_few_of_many_masks_are_read(monkeypatch):
+    monkeypatch.setattr('mmxvit.engine.check_annotations.SOME_MASKS', 2)
+    assert look([TWO, TWO * 9, TWO * 9, TWO]) == []
+
+
+@pytest.mark.parametrize('kind, wrong', [
+    ('ADE20KDataset', dict(reduce_zero_label=False)),
+    ('ADE20KDataset', dict(ignore_index=5)),
+    ('CityscapesDataset', dict(reduce_zero_label=True)),
+    ('BDD100KDataset', dict(ignore_index=[0, 255])),
+])
+def test_published_masks_are_read_as_published(kind, wrong):
+    name = next(iter(wrong))
+    with pytest.raises(UserError, match=f'{kind}: {name}=.* no effect.* mmxvit'
+                       r'\.SegDataset'):
+        build(type=f'mmxvit.{kind}', **wrong)
+
+
+def test_the_values_that_published_masks_have_may_be_said():
+    options = dict(img_suffix='.jpg', seg_map_suffix='.png', metainfo=None)
+    build(type='mmxvit.ADE20KDataset', reduce_zero_label=True, **options)
+    build(type='mmxvit.CityscapesDataset', reduce_zero_label=False,
+          ignore_index=255, **options)
+
+
+def test_names_and_colours_of_classes():
+    with pytest.raises(UserError, match='has car more than once'):
+        build(metainfo=dict(classes=('car', 'tree', 'car')))
+    with pytest.raises(UserError, match='a colour is three numbers'):
+        build(metainfo=dict(classes=('a', 'b'), palette=['red', 'blu']))
+
+
 def test_read_mask_keeps_large_values():
     Image.fromarray(np.full((2, 2), 70000, np.int32)).save('a.tif')
     assert (read_mask('a.tif') == 70000).all()

@@ -196,6 +196,11 @@ def test_own_masks(script, failure, toy):
     assert len(list(Path('pictures').rglob('*.png'))) == 2
     (scores, ) = Path('test').glob('*/*.json')
     assert 0 <= json.loads(scores.read_text())['mIoU'] <= 100
+    message = failure(
+        script('tools/test.py').main, 'street.py',
+        'work_dirs/street/iter_2.pth', '--cfg-options',
+        'test_evaluator.format_only=True')
+    assert message.endswith('name their folder, --out FOLDER')
     bad = root / 'masks/train/0.png'
     Image.open(bad).convert('RGB').save(bad)
     message = failure(script('tools/train.py').main, 'street.py')
