@@ -226,9 +226,17 @@ JOBS = [
         optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.),
     fitted(
         'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 80., length=9000, batch_size=2, layout='ade20k',
+        'mIoU', 75., length=9000, batch_size=2, layout='ade20k',
         start='segformer_lvt_8xb2-160k_ade20k-512x512', whole=True,
         name='segformer_lvt-longer',
+        train_dataloader__dataset__pipeline__2__scale=(1280, 320),
+        val_dataloader__dataset__pipeline__1__scale=(1536, 384),
+        optim_wrapper__optimizer__lr=3e-4,
+        optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.),
+    fitted(
+        'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
+        'mIoU', 80., length=5000, batch_size=2, layout='ade20k',
+        start='segformer_lvt-longer', whole=True, name='segformer_lvt-longest',
         train_dataloader__dataset__pipeline__2__scale=(1280, 320),
         val_dataloader__dataset__pipeline__1__scale=(1536, 384),
         optim_wrapper__optimizer__lr=3e-4,
@@ -248,7 +256,7 @@ JOBS = [
         name='segformer_fcaformer-l1-longer',
         train_dataloader__dataset__pipeline__2__scale=(1152, 288),
         val_dataloader__dataset__pipeline__1__scale=(1536, 384),
-        optim_wrapper__optimizer__lr=7e-4,
+        optim_wrapper__optimizer__lr=5e-4,
         optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=2.),
     fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
