@@ -501,6 +501,13 @@ def run_tests(stack: str, jobs: int, slow: bool) -> tuple[bool, str]:
     return code == 0, ', '.join(counts) + (', slow ones too' if slow else '')
 
 
+def commit() -> str:
+    """', HASH' of this clone, as far as it is one."""
+    found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT,
+                           capture_output=True, text=True)
+    return f', {found.stdout.strip()}' if found.returncode == 0 else ''
+
+
 def run_part(part: str, stack: str, names: dict[str, str],
              found: dict[str, str]) -> bool:
     """Try a part, write its tables; True if everything is as promised."""
@@ -618,7 +625,7 @@ def main() -> None:
     for part in args.parts:
         if part in ('tests', 'test-all'):
             ok, said = run_tests(args.stack, args.jobs, part == 'test-all')
-            tests = f'{said} ({datetime.date.today()})'
+            tests = f'{said} ({datetime.date.today()}{commit()})'
         else:
             ok = run_part(part, args.stack, names, found)
         good = good and ok
