@@ -1,14 +1,17 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
-"""A training that gives the same on every stack, and its checkpoints.
+"""What must be the same on every stack.
 
-``data/stacks/NAME.pth`` is what it leaves after two of four epochs on the
-stack of that name::
+``data/stacks/NAME.pth`` is what a training leaves after two of four epochs on
+the stack of that name, ``data/stacks/weights.json`` the names and shapes of
+the weights of some shipped models; written by::
 
     python -m tests.stacks NAME
 
 The training has what a checkpoint can hold: BatchNorm, the optimizer's and
 the scheduler's state, the log, and the best value of a metric.
 """
+import hashlib
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,14 +22,26 @@ import torch.nn as nn
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmxvit.engine.command import build_runner
 
+from .shipped import ROOT
+
 FOLDER = Path(__file__).parent / 'data' / 'stacks'
+WEIGHTS = FOLDER / 'weights.json'
+MODELS_OF_STACKS = (
+    'xformer/yolov3_xformer_8xb24-320-300e_coco.py',
+    'xformer/xformer_8xb128_in1k.py',
+    'xformer/segformer_xformer_8xb2-160k_ade20k-512x512.py',
+    'lvt/panoptic-fpn_lvt_8xb8-ms-3x_coco.py',
+    'fcaformer/mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco.py',
+    'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
+    'lolvit/ssdlite_lolvit-x_8xb32-320-300e_coco.py',
+)
 
 
 @MODELS.register_module(name='StacksModel', force=True)
@@ -97,6 +112,22 @@ def train(work_dir: Path, epochs: int, resume: Path | None = None) -> Runner:
     return runner
 
 
+def weights(config: str) -> dict[str, list]:
+    """Number, and digest of names and shapes, by part of a shipped model."""
+    cfg = Config.fromfile(ROOT / config)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    parts: dict[str, list[str]] = {}
+    for name, value in model.state_dict().items():
+        parts.setdefault(name.partition('.')[0], []).append(
+            f'{name} {list(value.shape)}')
+    return {
+        part: [len(lines), hashlib.sha256(
+            '\n'.join(lines).encode()).hexdigest()[:16]]
+        for part, lines in parts.items()
+    }
+
+
 if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as folder:
         train(Path(folder), 2)
@@ -107,4 +138,7 @@ if __name__ == '__main__':
         info.update({key: value.replace(folder, 'work_dirs/stacks')
                      for key, value in info.items() if isinstance(value, str)})
     FOLDER.mkdir(exist_ok=True)
+    WEIGHTS.write_text(json.dumps(
+        {config: weights(config) for config in MODELS_OF_STACKS},
+        indent=1) + '\n')
     torch.save(checkpoint, FOLDER / f'{sys.argv[1]}.pth')

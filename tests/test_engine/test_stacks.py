@@ -1,5 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Checkpoints of one stack on another."""
+import json
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from mmxvit.utils.checkpoint import load_checkpoint_file
 
 from .. import stacks
 
+NAMES = json.loads(stacks.WEIGHTS.read_text())
 FILES = sorted(stacks.FOLDER.glob('*.pth'))
 
 
@@ -17,6 +20,14 @@ def test_there_is_a_checkpoint_of_each_stack():
              for core in (b'numpy._core', b'numpy.core')
              if core in file.read_bytes()]
     assert cores == [b'numpy._core', b'numpy.core']
+
+
+@pytest.mark.parametrize('config', NAMES)
+def test_models_have_the_same_weights_on_each_stack(config):
+    """Names and shapes, of heads and necks of the mm* packages too."""
+    pytest.importorskip('mmdet' if '_coco' in config else 'mmseg' if
+                        'ade20k' in config else 'mmpretrain')
+    assert stacks.weights(config) == NAMES[config]
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
