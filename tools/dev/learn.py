@@ -161,6 +161,12 @@ def fitted(config: str,
 
 
 ADAMW = dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05)
+SEGMENTOR = dict(
+    batch_size=2, optim_wrapper__optimizer__lr=3e-4,
+    optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.)
+TESTED_AT_384 = dict(
+    val_dataloader__dataset__pipeline__1__scale=(1536, 384))
+SEGFORMER_LVT = 'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py'
 JOBS = [
     classifier('xformer/xformer_8xb128_in1k.py'),
     # images unmixed, as in all jobs
@@ -212,59 +218,42 @@ JOBS = [
     # the images that a detector does. They are tested at 1.5 times the size.
     fitted(
         'xformer/segformer_xformer_8xb1-160k_cityscapes-1024x1024.py',
-        'mIoU', 80., length=6400, batch_size=2, layout='cityscapes',
+        'mIoU', 80., length=6400, layout='cityscapes',
         start='yolov3_xformer_8xb24-320-300e_coco',
-        val_dataloader__dataset__pipeline__1__scale=(768, 384),
-        optim_wrapper__optimizer__lr=3e-4,
-        optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.),
+        val_dataloader__dataset__pipeline__1__scale=(768, 384), **SEGMENTOR),
     fitted(
-        'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 60., length=6000, batch_size=2, layout='ade20k',
-        start='yolov3_lvt',
-        val_dataloader__dataset__pipeline__1__scale=(1536, 384),
-        optim_wrapper__optimizer__lr=3e-4,
-        optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.),
-    fitted(
-        'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 75., length=9000, batch_size=2, layout='ade20k',
-        start='segformer_lvt_8xb2-160k_ade20k-512x512', whole=True,
-        name='segformer_lvt-longer',
+        SEGFORMER_LVT, 'mIoU', 60., length=6000, layout='ade20k',
+        start='yolov3_lvt', **TESTED_AT_384, **SEGMENTOR),
+    *(fitted(  # warm restarts, of larger images
+        SEGFORMER_LVT, 'mIoU', target, length=length, layout='ade20k',
+        start=start, whole=True, name=f'segformer_lvt-{name}',
         train_dataloader__dataset__pipeline__2__scale=(1280, 320),
-        val_dataloader__dataset__pipeline__1__scale=(1536, 384),
-        optim_wrapper__optimizer__lr=3e-4,
-        optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.),
-    fitted(
-        'lvt/segformer_lvt_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 80., length=5000, batch_size=2, layout='ade20k',
-        start='segformer_lvt-longer', whole=True, name='segformer_lvt-longest',
-        train_dataloader__dataset__pipeline__2__scale=(1280, 320),
-        val_dataloader__dataset__pipeline__1__scale=(1536, 384),
-        optim_wrapper__optimizer__lr=3e-4,
-        optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.),
+        **TESTED_AT_384, **SEGMENTOR)
+      for name, start, target, length in (
+          ('longer', Path(SEGFORMER_LVT).stem, 75., 9000),
+          ('longest', 'segformer_lvt-longer', 78., 5000),
+          ('last', 'segformer_lvt-longest', 80., 4000))),
     fitted(
         'fcaformer/segformer_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 40., length=4000, size=224, batch_size=2, layout='ade20k',
+        'mIoU', 40., length=4000, size=224, layout='ade20k',
         start='yolov3_fcaformer-l1',
         train_dataloader__dataset__pipeline__2__scale=(1152, 288),
-        val_dataloader__dataset__pipeline__1__scale=(1536, 384),
-        optim_wrapper__optimizer__lr=3e-4,
-        optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=3.),
+        **TESTED_AT_384, **SEGMENTOR),
     fitted(
         'fcaformer/segformer_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 60., length=9000, size=224, batch_size=2, layout='ade20k',
+        'mIoU', 60., length=9000, size=224, layout='ade20k',
         start='segformer_fcaformer-l1_8xb2-160k_ade20k-512x512', whole=True,
         name='segformer_fcaformer-l1-longer',
         train_dataloader__dataset__pipeline__2__scale=(1152, 288),
-        val_dataloader__dataset__pipeline__1__scale=(1536, 384),
-        optim_wrapper__optimizer__lr=5e-4,
-        optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=2.),
+        **TESTED_AT_384, **dict(
+            SEGMENTOR, optim_wrapper__optimizer__lr=5e-4,
+            optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=2.)),
     fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
         'mIoU', 80., length=1600, size=224, batch_size=2, layout='ade20k',
         start='segformer_fcaformer-l1-longer',
         train_dataloader__dataset__pipeline__2__scale=(1152, 288),
-        val_dataloader__dataset__pipeline__1__scale=(1536, 384),
-        optim_wrapper__optimizer__lr=5e-4),
+        optim_wrapper__optimizer__lr=5e-4, **TESTED_AT_384),
     fitted(
         'lolvit/two-head-fpn_lolvit-x_1xb32-224-300e_bdd100k.py',
         'drivable/mIoU lane/mIoU', 80., length=22, size=512, batch_size=8,
