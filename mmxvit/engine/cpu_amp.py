@@ -20,9 +20,9 @@ class CPUAmpOptimWrapper(OptimWrapper):
     but heads put out float32, and losses, RoI extractors and deformable
     convolutions are given it: mmcv's operators know no bfloat16 on CPUs. These
     parts are told by the names of their classes (``*Head``, ``*Loss``, ...).
-    Dilated depthwise convolutions are given contiguous maps: of channels-last
-    ones oneDNN (torch 2.8) gives wrong gradients in bfloat16. Weights, their
-    gradients and the optimizer's state stay float32.
+    Gradients that oneDNN (torch 2.8) gets wrong in bfloat16 are avoided, see
+    the hooks below. Weights, their gradients and the optimizer's state stay
+    float32.
 
     ``tools/train.py --amp`` takes it where there is no GPU. The arguments are
     those of ``mmengine.optim.OptimWrapper``.
@@ -43,11 +43,15 @@ class CPUAmpOptimWrapper(OptimWrapper):
             if takes and _float32_input not in (
                     module._forward_pre_hooks.values()):
                 module.register_forward_pre_hook(_float32_input)
-            if (isinstance(module, nn.Conv2d) and module.groups > 1
-                    and max(module.dilation) > 1
-                    and _contiguous_input not in (
-                        module._forward_pre_hooks.values())):
-                module.register_forward_pre_hook(_contiguous_input)
+            if isinstance(module, nn.Conv2d):
+                hooks = module._forward_pre_hooks.values()
+                if (module.groups > 1 and max(module.dilation) > 1
+                        and _contiguous_input not in hooks):
+                    module.register_forward_pre_hook(_contiguous_input)
+                if module.padding_mode == 'zeros' and not isinstance(
+                        module.padding, str) and max(module.padding) > 0 and (
+                            _padded_input not in hooks):
+                    module.register_forward_pre_hook(_padded_input)
         with super().optim_context(model), torch.autocast(
                 'cpu', torch.bfloat16):
             yield
@@ -68,7 +72,18 @@ def _float32_input(module: nn.Module, args: tuple) -> tuple:
 
 
 def _contiguous_input(module: nn.Module, args: tuple) -> tuple:
+    """For dilated depthwise convolutions: oneDNN's gradients of channels-last
+    maps of 32 columns or more come from memory that nobody wrote."""
     return tuple(arg.contiguous() for arg in args)
+
+
+def _padded_input(module: nn.Conv2d, args: tuple) -> None:
+    """Pad before the convolution instead of in it, if the map is so small
+    that some weights see nothing but padding: oneDNN leaves the gradients of
+    these unwritten."""
+    sides = zip(args[0].shape[-2:], module.padding, strict=True)
+    module.padding_mode = 'constant' if any(
+        side <= padding for side, padding in sides) else 'zeros'
 
 
 def _float32(value: Any) -> Any:

@@ -1,5 +1,9 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
+import os
+import subprocess
+import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +11,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from mmxvit.engine import CPUAmpOptimWrapper
+
+ROOT = Path(__file__).parents[2]
 
 
 def wrapper(model, **more):
@@ -132,12 +138,60 @@ def test_dilated_depthwise_convolutions_get_contiguous_maps():
     for _ in range(2):
         with wrapper(model).optim_context(model):
             out = model(image)
-        assert len(model[1]._forward_pre_hooks) == 1
+        assert len(model[1]._forward_pre_hooks) == 2  # one pads
     assert layouts[:3] == [False, True, True]
     out.sum().backward()
     with torch.no_grad():
         torch.testing.assert_close(
             out.float(), model(image), rtol=0.05, atol=0.05)
+
+
+ON_SMALL_MAPS = '''
+import sys
+import torch
+from torch import nn
+from tests.test_engine.test_cpu_amp import wrapper
+
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(16, 32, 3, 1, 1), nn.Conv2d(32, 32, 3, 2, 1),
+    nn.Conv2d(32, 256, 3, 2, 1), nn.Conv2d(256, 256, 5, 1, 2),
+    nn.Conv2d(256, 8, 3, 1, 6, dilation=6))
+image = torch.rand(2, 16, 2, 2)
+outs = [model(image)]
+with wrapper(model).optim_context(model):
+    outs.append(model(image))
+grads = [torch.autograd.grad(out.float().square().sum(), model.parameters())
+         for out in outs]
+torch.save(grads, sys.argv[1])
+'''
+
+
+@pytest.mark.parametrize('fill', ['1', '255'])
+def test_weights_that_see_only_padding_get_no_gradient(fill):
+    """oneDNN leaves it unwritten; glibc fills new memory with a value."""
+    subprocess.run(
+        [sys.executable, '-c', ON_SMALL_MAPS, 'grads'], check=True,
+        env={**os.environ, 'MALLOC_PERTURB_': fill, 'OMP_NUM_THREADS': '1',
+             'PYTHONPATH': str(ROOT)})
+    exact, found = torch.load('grads', weights_only=True)
+    for a, b in zip(exact, found, strict=True):
+        torch.testing.assert_close(
+            b, a, rtol=0.1, atol=0.03 * a.abs().max().item())
+    # of the convolution with stride 2 that is given one pixel
+    assert (found[4][:, :, 0] == 0).all() and found[4][:, :, 1, 1].any()
+
+
+def test_padding_goes_back_into_convolutions_of_larger_maps():
+    model = nn.Conv2d(3, 4, 5, padding=2)
+    for size, mode in ((3, 'zeros'), (2, 'constant'), (3, 'zeros')):
+        image = torch.rand(1, 3, size, size)
+        with wrapper(model).optim_context(model):
+            out = model(image)
+        assert model.padding_mode == mode and len(
+            model._forward_pre_hooks) == 1
+        torch.testing.assert_close(
+            out.float(), model(image), rtol=0.05, atol=0.02)
 
 
 class SeenLoss(nn.Module):

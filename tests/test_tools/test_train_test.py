@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmxvit.engine.checks import check_data
 from mmxvit.utils import checkpoint as checkpoint_module
 
 ROOT = Path(__file__).parents[2]
@@ -159,13 +160,24 @@ def test_remedy_for_missing_data(config, train, failure, script, monkeypatch):
     monkeypatch.setattr('sys.argv', [*make, '--train', '2', '--val', '1',
                                      '--size', '64'])
     script(make[0]).main()
-    assert fit[0] == 'tools/train.py'
+    assert Path(fit[0]).resolve() == ROOT / 'tools/train.py'
     small = ['train_cfg.max_epochs=1', *(
         f'{split}_dataloader.{key}' for split in ('train', 'val')
         for key in ('batch_size=2', 'num_workers=0',
                     'persistent_workers=False'))]
     train([str(ROOT / fit[1]), '--work-dir', 'w', '--cfg-options', *small])
     assert Path('w/epoch_1.pth').is_file()
+
+
+def test_toy_data_for_a_config_of_coco(failure, train, script, monkeypatch):
+    """As it is: its folder, its 80 classes."""
+    path = str(ROOT / 'configs/xformer/yolov3_xformer_8xb24-320-300e_coco.py')
+    make = failure(train, path).splitlines()[-1].split()[1:]
+    monkeypatch.setattr('sys.argv', [*make, '--train', '2', '--val', '1',
+                                     '--size', '64'])
+    script(make[0]).main()
+    assert Path('data/coco/train2017').is_dir()
+    assert check_data(Config.fromfile(path), ['train', 'val', 'test']) == []
 
 
 def test_channels_that_do_not_match(config, train, test, failure):
