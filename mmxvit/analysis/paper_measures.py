@@ -71,6 +71,21 @@ def measure_speed(rows: list[Row], settings: Settings, tuned: bool,
         peaks, settings.batch, about)
 
 
+def checkpoint_names(rows: list[Row]) -> dict[str, str]:
+    """Names of the files that the rows of a table are tested with.
+
+    Returns:
+        dict: ``<name of the config>.pth`` by ``Row.source``, without rows
+        with options and rows tested at another size than their config's.
+    """
+    return {
+        row.source: f'{Path(row.config or row.peer.removesuffix(".py")).name}'
+        '.pth'
+        for row in rows
+        if row.source and not row.options and not row.tested_at
+    }
+
+
 def checkpoint_accuracies(rows: list[Row], folder: Path,
                           options: dict[str, Any], work_dir: Path
                           ) -> dict[str, dict[str, float]]:
@@ -78,8 +93,7 @@ def checkpoint_accuracies(rows: list[Row], folder: Path,
 
     Args:
         rows: Those of a table.
-        folder: With ``<name of the config>.pth``; rows without one, rows with
-            options, and rows tested at another size than their config's are
+        folder: With files of :func:`checkpoint_names`; rows without one are
             passed over.
         options: What ``--cfg-options`` changes in all configs.
         work_dir: For logs, one folder for each checkpoint.
@@ -88,19 +102,15 @@ def checkpoint_accuracies(rows: list[Row], folder: Path,
         dict: By ``Row.source``, then by column of the table.
     """
     tested: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if (not row.source or row.options or row.tested_at
-                or row.source in tested):
-            continue
-        checkpoint = folder / f'{Path(row.source).name}.pth'
-        if row.peer:
-            checkpoint = folder / f'{Path(row.peer).stem}.pth'
+    by_source = {row.source: row for row in rows}
+    for source, name in checkpoint_names(rows).items():
+        checkpoint = folder / name
         if not checkpoint.is_file():
             continue
-        cfg = row_config(row, options)
+        cfg = row_config(by_source[source], options)
         cfg.work_dir = str(work_dir / checkpoint.stem)
         metrics = run_test(cfg, str(checkpoint))
-        tested[row.source] = {
+        tested[source] = {
             column: metrics[key] * factor
             for column, (key, factor) in METRICS.items() if key in metrics
         }

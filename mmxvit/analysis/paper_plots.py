@@ -84,22 +84,26 @@ def _plot_accuracies(rows: list[Row], paths: dict[str, Path],
                      settings: Callable[[list[Size], int], Settings],
                      tuned: bool, progress: Callable[[str], None]) -> None:
     counts = load_counts()
-    size = {}  # at which a model was tested
-    for row in rows:
-        found = config_input_size(row_config(row))
-        size[row.source] = found[0] if found else (224, 224)
-    sizes = sorted(set(size.values()))
-    measured = measure_speed(rows, settings(sizes, 1), tuned, False, progress)
     ylabel = "top-1 on ImageNet [%], as the papers print it"
     plot_points(
         _families(rows, lambda r: counts[r.source].params / 1e6),
         'parameters [M]', ylabel, 'None of these models was trained here',
         paths['accuracy_params.png'])
+    tested: dict[Size, list[Row]] = {}  # some models take no other size
+    for row in rows:
+        found = config_input_size(row_config(row))
+        tested.setdefault(found[0] if found else (224, 224), []).append(row)
+    milliseconds = {}
+    for size in sorted(tested):
+        measured = measure_speed(
+            tested[size], settings([size], 1), tuned, False, progress)
+        milliseconds.update(
+            {source: 1e3 * seconds[size]
+             for source, seconds in measured.seconds.items()})
     plot_points(
-        _families(rows, lambda r: 1e3 * measured.seconds[r.source][
-            size[r.source]]),
+        _families(rows, lambda r: milliseconds[r.source]),
         'latency at the size of the test, '
-        f'{" or ".join(map(size_text, sizes))} [ms]', ylabel,
+        f'{" or ".join(map(size_text, sorted(tested)))} [ms]', ylabel,
         textwrap.fill(measured.about, 90),
         paths['accuracy_latency.png'])
 

@@ -71,6 +71,7 @@ class Row:
     tested_at: int | None = None
     speed: dict[str, str] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
+    differs: list[str] = field(default_factory=list)
     note: str | None = None
 
     @property
@@ -380,7 +381,9 @@ def _columns(table: Table, counts: dict[str, Counts],
                 continue
             columns[f'{name} at {size_text(size)}, here'] = [
                 text(values[r.source][size])
-                if size in values.get(r.source, {}) else '' for r in rows]
+                if size in values.get(r.source, {}) else
+                'not measured' if r.source and any(values.values()) else ''
+                for r in rows]
     columns.update(printed('results'))
     if tested is not None:
         for name in dict.fromkeys(n for r in rows for n in r.results):
@@ -395,20 +398,27 @@ def size_text(size: Size) -> str:
     return str(size[0]) if size[0] == size[1] else f'{size[0]} x {size[1]}'
 
 
-def remarks(table: Table, measured: Measured | None = None) -> list[str]:
+def remarks(table: Table, measured: Measured | None = None,
+            tested: dict[str, dict[str, float]] | None = None) -> list[str]:
     """What is to be said below a table; the lines of a list begin with *."""
     rows = table.rows
     lines = []
     if table.sizes and any(r.source for r in rows):
         lines.append(f'FLOPs: {COUNTINGS[table.counting][0]}.')
     if any(r.results for r in rows):
-        lines.append("Accuracies are the paper's; nothing was trained here.")
+        lines.append("Accuracies are the paper's, but for those tested here."
+                     if tested else
+                     "Accuracies are the paper's; nothing was trained here.")
     if any(r.speed for r in rows):
         lines.append("The paper's speeds are " +
                      (f'of {table.device}.' if table.device else
                       'of a device that it does not name.'))
     if measured:
         lines.append(measured.about)
+        if any('top-1' not in r.results for r in rows
+               if r.source and r.results):
+            lines.append('Here the network alone is timed, without decoding '
+                         'of boxes, NMS, resizing or sliding windows.')
     lines = [' '.join(lines)] if lines else []
     lines += [f'* {r.model}: {r.note}.' for r in rows if r.note]
     for counting in dict.fromkeys(r.counting for r in rows if r.source):
@@ -428,7 +438,7 @@ def markdown(table: Table, counts: dict[str, Counts], **kwargs: Any) -> str:
             row[-1] = f'`{row[-1]}`' if row[-1] else ''
     lines = ['| ' + ' | '.join(row) + ' |'
              for row in (head, ['---'] * len(head), *rows)]
-    below = remarks(table, kwargs.get('measured'))
+    below = remarks(table, kwargs.get('measured'), kwargs.get('tested'))
     text = [line for line in below if not line.startswith('*')]
     notes = [line for line in below if line.startswith('*')]
     return '\n\n'.join(

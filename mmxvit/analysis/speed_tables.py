@@ -1,7 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 """Tables of the documentation from what benchmark.py has written."""
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -25,14 +25,40 @@ def speed_tables(files: Iterable[Path]) -> str:
         files: CSV files of benchmark.py. Rows with other settings make
             tables of their own. What is no number is printed as it is.
     """
-    parts = []
+    return '\n\n'.join(part for run in _runs(files) for part in _run(run))
+
+
+def slower_than_peers(files: Iterable[Path]) -> str:
+    """A list of what took at least 1.05 times as long as its peer.
+
+    Args:
+        files: CSV files of benchmark.py.
+    """
+    lines = []
+    for run in _runs(files):
+        times = {(r['model'], _size(r)): _number(r['median_ms']) for r in run}
+        found: dict[str, list[str]] = {}
+        for (model, size), time in times.items():
+            other = times.get((PEERS.get(model), size))
+            if time and other and time / other >= 1.05:
+                found.setdefault(model, []).append(
+                    f'{time / other:.2f} at {size}')
+        if found:
+            lines.append(
+                f'* {_setting(run[0])}, {run[0]["device_name"]}: ' +
+                '; '.join(f'{model} {", ".join(ratios)}'
+                          for model, ratios in found.items()) + '.')
+    return '\n'.join(lines) or '* Nothing.'
+
+
+def _runs(files: Iterable[Path]) -> Iterator[list[dict[str, str]]]:
+    """Rows of equal settings beside each other."""
     for file in files:
         with open(file, newline='', encoding='utf-8') as lines:
             rows = list(csv.DictReader(lines))
         for _, run in groupby(
                 rows, lambda row: [row.get(k) for k in _SETTINGS]):
-            parts += _run(list(run))
-    return '\n\n'.join(parts)
+            yield list(run)
 
 
 def _run(rows: list[dict[str, str]]) -> list[str]:
@@ -47,7 +73,8 @@ def _run(rows: list[dict[str, str]]) -> list[str]:
             return text or '-'
         other = cells.get((peer, size), {}).get(column)
         other = _number(other) if other else None
-        return f'{value:.4g}' + (f' ({value / other:.2f})' if other else '')
+        digits = f'{value:,.0f}' if value >= 1000 else f'{value:.4g}'
+        return digits + (f' ({value / other:.2f})' if other else '')
 
     def table(column: str, sizes: list[str]) -> list[str]:
         lines = [['', *sizes]]
@@ -73,9 +100,8 @@ def _run(rows: list[dict[str, str]]) -> list[str]:
     return parts
 
 
-def _about(rows: list[dict[str, str]]) -> str:
-    row = rows[0]
-    steps = [int(r['steps']) for r in rows if r['steps'] not in ('', '0')]
+def _setting(row: dict[str, str]) -> str:
+    """What was measured, in words."""
     words = [
         dict(infer='Inference', train='Training: forward and backward')[
             row['mode']], f'batch {row["batch"]}', row['dtype']
@@ -88,11 +114,17 @@ def _about(rows: list[dict[str, str]]) -> str:
     if runtime != 'torch':
         words.append('in ' + dict(
             onnxruntime='ONNX Runtime', openvino='OpenVINO')[runtime])
+    return ', '.join(words)
+
+
+def _about(rows: list[dict[str, str]]) -> str:
+    row = rows[0]
+    steps = [int(r['steps']) for r in rows if r['steps'] not in ('', '0')]
     machine = row['device_name']
     if row['device'] == 'cpu':
         machine += (f' ({row["cpu_count"]} CPUs), {row["threads"]} threads, '
                     f'allocator {row["allocator"]}')
-    return (f'**{", ".join(words)}**: ms of a step, median of at least '
+    return (f'**{_setting(row)}**: ms of a step, median of at least '
             f'{min(steps, default=0)}; in brackets the ratio to the peer. '
             f'{machine}, torch {row["torch"]}, {row["date"][:10]}, '
             f'{row["commit"]}.')

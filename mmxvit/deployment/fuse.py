@@ -61,7 +61,8 @@ def fuse(model: nn.Module) -> nn.Module:
     Known are the layers of this package, mmcv's ConvModule, the residual
     networks and HRNet of mmdet, mmseg and mmpretrain, and neighbours in a
     ``torch.nn.Sequential``. All other BatchNorms stay, and so do those beside
-    which a hook or a parametrization is registered.
+    which a hook or a parametrization is registered or a ``forward`` has been
+    replaced.
 
     Args:
         model: Any module in eval mode, a backbone as well as a whole model of
@@ -90,6 +91,8 @@ def fuse(model: nn.Module) -> nn.Module:
 def _steps(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Children whose output is the input of another, and only that."""
     forward = type(module).forward
+    if 'forward' in vars(module):  # somebody has changed it
+        return
     if forward is nn.Sequential.forward:
         yield from pairwise(module._modules)
     elif _name(forward) in _STEPS:
@@ -148,8 +151,9 @@ def _fold(parent: nn.Module, first: str, second: str) -> None:
 
 
 def _is_observed(module: nn.Module) -> bool:
-    return any((module._forward_hooks, module._forward_pre_hooks,
-                module._backward_hooks, module._backward_pre_hooks))
+    return 'forward' in vars(module) or any((
+        module._forward_hooks, module._forward_pre_hooks,
+        module._backward_hooks, module._backward_pre_hooks))
 
 
 def _is_layer(module: nn.Module) -> bool:

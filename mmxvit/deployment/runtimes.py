@@ -117,9 +117,11 @@ def differences(
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
-    if found.shape != expected.shape or not found.isfinite().all():
+    if found.shape != expected.shape or not (
+            found.isfinite().all() and expected.isfinite().all()):
         return float('inf')
-    return float((found - expected).abs().max() / expected.abs().max())
+    difference = float((found - expected).abs().max())
+    return difference and difference / float(expected.abs().max())
 
 
 def check_shapes(model: nn.Module,

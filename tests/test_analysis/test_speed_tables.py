@@ -1,7 +1,7 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import csv
 
-from mmxvit.analysis.speed_tables import speed_tables
+from mmxvit.analysis.speed_tables import slower_than_peers, speed_tables
 
 SETTINGS = dict(
     batch=1, steps=20, peak_live_mib='', mode='infer', dtype='float32',
@@ -44,6 +44,20 @@ def test_settings_have_tables_of_their_own(tmp_path):
     assert 'fuse' not in heads[0]
     assert 'batch 64' in heads[1] and 'mmxvit.fuse' in heads[1]
     assert 'A GPU, torch' in heads[1]
+
+
+def test_what_is_slower_than_its_peer(tmp_path):
+    path = tmp_path / 'a.csv'
+    table(path, [
+        ('LVT', 224, 6.0, {}), ('PVTv2-B0', 224, 4.0, {}),
+        ('LVT', 512, 21.0, {}), ('PVTv2-B0', 512, 20.0, {}),
+        ('LVT', 1024, 20.9, {}), ('PVTv2-B0', 1024, 20.0, {}),
+        ('XFormer', 224, 4.0, {}), ('MobileViT-S', 224, 'out of memory', {}),
+        ('LVT', 224, 1., dict(batch=8)), ('PVTv2-B0', 224, 4., dict(batch=8))])
+    assert slower_than_peers([path]) == (
+        '* Inference, batch 1, float32, A CPU: LVT 1.50 at 224, 1.05 at 512.')
+    assert table(path, [('LVT', 224, 1234.5, {})])[-1] == '| LVT | 1,234 |'
+    assert slower_than_peers([path]) == '* Nothing.'
 
 
 def test_growth_over_many_sizes(tmp_path):

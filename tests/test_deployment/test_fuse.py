@@ -2,6 +2,7 @@
 import copy
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -60,6 +61,30 @@ def test_every_family(family, count, norm_cfg):
         dict(type=f'mmxvit.{family}', norm_cfg=norm_cfg)))
     assert len(norms(model)) == count
     check(model)
+
+
+@pytest.mark.parametrize('size', [224, 384])
+def test_runs_as_before_without_the_folding(size):
+    """Parts, gates and matrix products stay what they were."""
+
+    @torch.inference_mode()
+    def calls(model, images):
+        with torch.profiler.profile() as profile:
+            outputs = model(images)
+        return outputs, Counter(e.name for e in profile.events())
+
+    model = as_if_trained(MODELS.build(dict(type='mmxvit.LOLViT')))
+    images = torch.randn(1, 3, size, size)
+    before, plain = calls(model, images)
+    after, fused = calls(mmxvit.fuse(model), images)
+    for a, b in zip(after, before, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+    # without a folding, or without oneDNN, there is less or the same to do
+    for name in ('aten::cat', 'aten::linear', 'mkldnn::_convolution_pointwise',
+                 'mkldnn::_convolution_pointwise_'):
+        assert fused[name] == plain[name], name
+    assert fused['aten::rsqrt'] == 0 < plain['aten::rsqrt']
+    assert fused['aten::mul'] < plain['aten::mul']
 
 
 def test_group_norms_stay():
@@ -162,13 +187,23 @@ def test_linear_layers():
         fused[4:](torch.randn(4, 7, 7))
 
 
+def replace_forward(module):
+    """As tools do that wrap single layers."""
+    forward = module.forward
+    module.forward = lambda x: 2 * forward(x)
+
+
 @pytest.mark.parametrize('change', [
     lambda m: m.conv.register_forward_hook(lambda *args: None),
     lambda m: m.norm.register_forward_pre_hook(lambda *args: None),
     lambda m: nn.utils.spectral_norm(m.conv),
     lambda m: parametrize.register_parametrization(
         m.conv, 'weight', nn.Tanh()),
-], ids=['hook', 'pre-hook', 'spectral norm', 'parametrization'])
+    lambda m: replace_forward(m.conv),
+    lambda m: replace_forward(m.norm),
+    lambda m: replace_forward(m),
+], ids=['hook', 'pre-hook', 'spectral norm', 'parametrization', 'conv.forward',
+        'norm.forward', 'forward'])
 def test_what_is_observed_stays(change):
     model = as_if_trained(ConvNormAct(3, 4))
     change(model)

@@ -169,6 +169,21 @@ def test_differences_are_seen(wrong):
     assert found['openvino', (1, 8, 8)] < 2e-6
 
 
+@pytest.mark.parametrize('first', [True, False])
+def test_values_that_are_not_finite_differ(first):
+    """In torch's outputs as well; zeros are equal to zeros."""
+
+    def run(bad):
+        outputs = [torch.full((2, ), bad), torch.zeros(2)]
+        return lambda x: outputs if first else outputs[::-1]
+
+    runners = dict(torch=run(torch.nan), onnxruntime=run(1.),
+                   openvino=run(torch.nan))
+    assert set(differences(runners, [(1, 8, 8)]).values()) == {torch.inf}
+    runners = dict.fromkeys(runners, run(1.))
+    assert set(differences(runners, [(1, 8, 8)]).values()) == {0.}
+
+
 @pytest.mark.parametrize('size', [1, 2, 3, 6, (2, 5)])
 @pytest.mark.parametrize('shape', [(1, 2), (5, 6), (12, 7), (17, 18)])
 def test_pooling_to_a_size(size, shape):

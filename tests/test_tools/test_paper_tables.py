@@ -121,6 +121,34 @@ def test_pictures(main, monkeypatch):
         'accuracy_latency.png', 'accuracy_params.png', 'latency_size.png']
 
 
+@pytest.mark.slow
+def test_each_model_at_the_size_of_its_test(files, main, monkeypatch):
+    """MobileViT at 256, and LeViT, which takes no other size than 224."""
+    rows = [('lolvit/lolvit-s_8xb128_in1k', 'config'),
+            ('mmpretrain::mobilevit/mobilevit-xxsmall_8xb128_in1k.py', 'peer'),
+            ('mmpretrain::levit/levit-128s_8xb256_in1k.py', 'peer')]
+    head = TABLES[:TABLES.index('    - model')].replace('[64]', '[]')
+    Path('tables.yml').write_text(head + ''.join(
+        f'    - model: a{i}\n      {kind}: {name}\n'
+        "      results: {top-1: '70'}\n"
+        for i, (name, kind) in enumerate(rows)))
+    monkeypatch.setattr(paper_tables, 'TABLES', Path('tables.yml'))
+    monkeypatch.setattr(paper_tables, 'COUNTS', Path('counts.json'))
+    paper_tables.save_counts({
+        s: paper_tables.count(r)
+        for s, r in paper_tables.sources(paper_tables.load_tables()).items()})
+    paper_tables.load_counts.cache_clear()
+    sizes = []
+    measure = paper_plots.measure_speed
+    monkeypatch.setattr(
+        paper_plots, 'measure_speed', lambda rows, settings, *args: (
+            sizes.append((len(rows), *settings.sizes)),
+            measure(rows, settings, *args))[1])
+    main(['--plots', 'plots', '--rounds', '1', '--min-time', '0'])
+    assert sizes == [(2, (224, 224)), (1, (256, 256))]
+    assert cv2.imread('plots/accuracy_latency.png').std() > 1
+
+
 def test_conditions_stand_with_the_latencies(main, capsys):
     main(['--table', 'lolvit-0', '--latency', '--no-memory', '--rounds', '1',
           '--min-time', '0'])
@@ -138,7 +166,9 @@ def test_mistakes(main, failure, capsys):
     for argv in (['--format', 'csv', '--out', 'have'],
                  ['--format', 'png'], ['--checkpoints', 'nowhere'],
                  ['--table', 'xformer-99'], ['--speeds', 'new'],
-                 ['--latency', '--speeds', 'have']):
+                 ['--latency', '--speeds', 'have'],
+                 ['--plots', 'new', '--latency'],
+                 ['--plots', 'new', '--out', 'new', '--format', 'png']):
         with pytest.raises(SystemExit) as stop:
             main(argv)
         assert stop.value.code == 2
@@ -146,10 +176,13 @@ def test_mistakes(main, failure, capsys):
     assert Path('have/lolvit-0.json').read_text() == 'mine'
     assert 'none has top-1' in failure(
         main, '--table', 'lolvit-9', '--plots', 'plots')
+    Path('have/mine.pth').touch()
+    assert 'called lolvit-s_8xb128_in1k.pth, mobilenet-v2_8xb32_in1k.pth' in (
+        failure(main, '--checkpoints', 'have'))
 
 
 def test_checkpoints_are_tested_as_by_the_test_command(
-        main, script, monkeypatch, tmp_path):
+        main, tmp_path, capsys):
     for label in range(2):
         folder = tmp_path / f'imagenet/val/class{label}'
         folder.mkdir(parents=True)
@@ -168,8 +201,10 @@ def test_checkpoints_are_tested_as_by_the_test_command(
     options = ['data_root=imagenet', 'test_dataloader.num_workers=0',
                'test_dataloader.persistent_workers=False',
                'test_dataloader.dataset.metainfo.classes=[a,b]']
+    Path('weights/typo.pth').touch()
     main(['--table', 'lolvit-0', '--checkpoints', 'weights', '--format',
           'csv', '--out', 'out', '--cfg-options', *options])
+    assert 'belong to no row: typo.pth\n' in capsys.readouterr().err
     with open('out/lolvit-0.csv', newline='') as file:
         ours, peer, _ = csv.DictReader(file)
     assert (ours['top-1, paper'], ours['top-1, tested here']) == (

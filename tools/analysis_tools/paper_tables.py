@@ -21,10 +21,12 @@ from mmengine.config import DictAction
 from mmxvit.analysis.benchmark import Settings
 from mmxvit.analysis.paper_measures import (
     checkpoint_accuracies,
+    checkpoint_names,
     measure_speed,
 )
 from mmxvit.analysis.paper_plots import plot_papers
 from mmxvit.analysis.paper_tables import (
+    Table,
     cells,
     load_counts,
     load_tables,
@@ -109,7 +111,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if min(args.rounds, args.threads) < 1:
         parser.error('--rounds and --threads must be at least 1')
-    if args.format == 'png' and not args.out and not args.plots:
+    if args.plots:  # are all that is made
+        for option in 'out', 'latency', 'checkpoints':
+            if getattr(args, option):
+                parser.error(f'--plots cannot be used with --{option}')
+    elif args.format == 'png' and not args.out:
         parser.error('--format png needs --out DIR')
     if args.checkpoints and not args.checkpoints.is_dir():
         parser.error(f'--checkpoints {args.checkpoints}: no such folder')
@@ -123,6 +129,25 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                 parser.error(f'{file} exists; remove it or choose another '
                              f'--{option}')
     return args
+
+
+def check_names(folder: Path, tables: dict[str, Table]) -> None:
+    """Name checkpoints that belong to no row.
+
+    Raises:
+        UserError: None belongs to a row.
+    """
+    known = {name for table in tables.values()
+             for name in checkpoint_names(table.rows).values()}
+    files = {path.name for path in folder.glob('*.pth')}
+    if not files & known:
+        raise UserError(
+            f'--checkpoints {folder}: no file there belongs to a row of '
+            f'these tables; they are called {", ".join(sorted(known)[:3])} '
+            '...: the name of the config and .pth')
+    if files - known:
+        print(f'warning: {folder} has files that belong to no row: '
+              f'{", ".join(sorted(files - known))}', file=sys.stderr)
 
 
 def csv_text(lines: list[list[str]]) -> str:
@@ -152,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                                 not args.no_memory, progress):
             print(f'written: {path}')
         return
+    if args.checkpoints:
+        check_names(args.checkpoints, tables)
     for name, table in tables.items():
         measured = tested = None
         if args.latency and table.speed_sizes:
@@ -178,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         path = args.out / f'{name}.{args.format}'
         if args.format == 'png':
-            plot_table(lines, title, remarks(table, measured), path)
+            plot_table(lines, title, remarks(table, **extra), path)
         else:
             path.write_text(text, 'utf-8')
         print(f'written: {path}', file=sys.stderr)

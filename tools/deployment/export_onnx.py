@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                         'LayerNormalization) or higher')
     if args.size and (len(args.size) > 2 or min(args.size) < 32):
         raise UserError('--size takes one or two numbers from 32 up')
+    if args.threads < 1:
+        raise UserError(f'--threads {args.threads}: must be at least 1')
     require('onnx', *(PACKAGES if args.check else ()))
     model, size, metadata = load_model(args.config, args.checkpoint,
                                        args.backbone)
@@ -83,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     runners = make_runners(model, args.out, args.threads)
     shapes = check_shapes(model, size)
     found = differences(runners, shapes)
+    if not any(side % 32 for _, *size in shapes for side in size):
+        print('the model takes multiples of 32 only')
     print('\nlargest difference from torch, of the largest output')
     for shape in shapes:
         cells = ''.join(f'  {name} {found[name, shape]:.1e}'

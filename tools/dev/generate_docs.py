@@ -13,14 +13,15 @@ from pathlib import Path
 import yaml
 
 from mmxvit.analysis import drop_in, paper_tables
-from mmxvit.analysis.speed_tables import speed_tables
+from mmxvit.analysis.speed_tables import slower_than_peers, speed_tables
 from mmxvit.models import backbones
 from mmxvit.models.backbones.base import PyramidBackbone
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / 'docs/data/benchmark'
-SPEEDS = ROOT / 'docs/data/speeds'
 """CSV files of benchmark.py."""
+SPEEDS = ROOT / 'docs/data/speeds'
+"""JSON files of paper_tables.py."""
 SECTION = re.compile(r'(<!-- generated: (\S+) -->\n).*?(<!-- end -->)', re.S)
 
 
@@ -118,6 +119,7 @@ TABLES: dict[str, Callable[[], str]] = {
     'maps': maps,
     **{f'benchmark-{name}': partial(benchmark, name)
        for name in ('cpu-infer', 'cpu-sizes', 'cpu-train', 'cuda')},
+    'slower': lambda: slower_than_peers(sorted(BENCHMARKS.glob('*.csv'))),
     'zoo': zoo,
     'drop-in': lambda: drop_in.table(archs()),
     **{name: partial(paper_table, name)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..attentions.linear import PointwiseConv
 from ..attentions.utils import may_overwrite
-from .fused import conv_act, conv_parts, is_observed, is_plain, layer_act
+from .fused import conv_act, conv_parts, is_observed, is_plain
 from .norm_act import build_act, build_norm
 
 # places in a batch of maps up to which torch's matrix product and norm are
@@ -55,13 +55,18 @@ class ConvNormAct(nn.Module):
         self.norm = build_norm(norm_cfg or dict(type='BN'), out_channels)
         self.act = build_act(act_cfg) if act_cfg else nn.Identity()
 
+    def _is_folded(self) -> bool:
+        """By mmxvit.fuse: the bias of the convolution is what is left."""
+        return (isinstance(self.norm, nn.Identity)
+                and self.conv.bias is not None)
+
     def _can_fold(self) -> bool:
-        """BatchNorm in eval mode, and nobody listens to the two steps."""
-        norm = self.norm
-        return (is_plain(self.conv)
-                and isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
-                and norm.track_running_stats and not norm.training
-                and not is_observed(self.conv, norm))
+        """BatchNorm in eval mode or folded before, and nobody listens."""
+        conv, norm = self.conv, self.norm
+        return (is_plain(conv) and not is_observed(conv, norm)
+                and (isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
+                     and norm.track_running_stats and not norm.training
+                     or self._is_folded()))
 
     def _runs_as_product(self, x: Tensor) -> bool:
         """1x1 on small channels-last maps, without autograd on a CPU."""
@@ -92,28 +97,28 @@ class ConvNormAct(nn.Module):
         if gate is not None and (not can_fold or conv.groups > 1):
             x, gate = x * gate, None
         if not can_fold:
-            if isinstance(norm, nn.Identity):  # by mmxvit.fuse
-                return layer_act(conv, self.act, x)
             return self.act(norm(conv(x)))
-        weight = conv.weight
-        if not isinstance(x, tuple) and self._runs_as_product(x):
-            if gate is not None:
-                weight = weight * gate
-            out = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1))
-            return self.act(
-                F.batch_norm(
-                    out.permute(0, 3, 1, 2), norm.running_mean,
-                    norm.running_var, norm.weight, norm.bias, eps=norm.eps))
-        scale = (norm.running_var + norm.eps).rsqrt()
-        if norm.affine:
-            scale = scale * norm.weight
-            bias = torch.addcmul(
-                norm.bias, norm.running_mean, scale, value=-1)
-        else:
-            bias = -norm.running_mean * scale
-        weight = weight * scale.view(-1, 1, 1, 1)
+        weight, bias = conv.weight, conv.bias
+        as_product = not isinstance(x, tuple) and self._runs_as_product(x)
+        if not as_product and not self._is_folded():
+            scale = (norm.running_var + norm.eps).rsqrt()
+            if norm.affine:
+                scale = scale * norm.weight
+                bias = torch.addcmul(
+                    norm.bias, norm.running_mean, scale, value=-1)
+            else:
+                bias = -norm.running_mean * scale
+            weight = weight * scale.view(-1, 1, 1, 1)
         if gate is not None:
             weight = weight * gate
+        if as_product:
+            out = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+            out = out.permute(0, 3, 1, 2)
+            if not self._is_folded():
+                out = F.batch_norm(
+                    out, norm.running_mean, norm.running_var, norm.weight,
+                    norm.bias, eps=norm.eps)
+            return self.act(out)
         run = conv_parts if isinstance(x, tuple) else conv_act
         return run(conv, self.act, x, weight, bias)
 

@@ -98,18 +98,6 @@ def join(parts: tuple[Tensor, ...],
     return parts
 
 
-def add_parts(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-    """``x + torch.cat(parts, 1)``"""
-    if not _runs_onednn(x, parts[0]):
-        return x + torch.cat(parts, 1)
-    out = torch.empty_like(x)
-    widths = [part.shape[1] for part in parts]
-    for a, b, c in zip(x.split(widths, 1), parts, out.split(widths, 1),
-                       strict=True):
-        torch.add(a, b, out=c)
-    return out
-
-
 def conv_parts(conv: nn.Conv2d, act: nn.Module, parts: tuple[Tensor, ...],
                weight: Tensor,
                bias: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -4,8 +4,9 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from ..attentions.utils import may_overwrite
 from .conv import ConvNormAct, SqueezeExcite
-from .fused import add_parts, is_observed, join
+from .fused import is_observed, join
 
 
 class GhostConv(nn.Module):
@@ -111,9 +112,11 @@ class GhostBlock(nn.Module):
             out = self.se.before(self.project, out)
         else:
             out = self.se(out),
-        if _is_plain(self.project):
-            return add_parts(self.shortcut(x), self.project.halves(*out))
-        return self.shortcut(x) + self.project(*out)
+        shortcut, out = self.shortcut(x), self.project(*out)
+        if (may_overwrite() and _is_plain(self.project)
+                and out.dtype == shortcut.dtype):
+            return out.add_(shortcut)
+        return shortcut + out
 
 
 def _is_plain(layer: nn.Module) -> bool:
