@@ -96,8 +96,10 @@ NOT_RUN = {
     'tests: tools/dev/check_installs.py --parts mim',
     r'\S+python tools/dev/check_installs\.py': 'makes a dozen environments: '
     'tests/test_check_installs.py',
-    r'python tools/analysis_tools/paper_tables\.py .*--(latency|plots)':
-    'measures for hours; smaller in tests/test_tools/test_paper_tables.py',
+    r'python tools/analysis_tools/paper_tables\.py .*'
+    r'--(latency|plots|checkpoints)':
+    'measures for hours, or tests on ImageNet; smaller in '
+    'tests/test_tools/test_paper_tables.py',
 }
 """Commands that are only parsed, as regular expressions, and why."""
 

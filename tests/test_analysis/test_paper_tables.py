@@ -101,6 +101,20 @@ def test_figures_are_those_of_the_paper_or_explained(name):
         assert row.note or not differs, row.model
 
 
+@pytest.mark.parametrize(
+    'file', sorted((CONFIGS.parent / 'docs/data/speeds').glob('*.json')),
+    ids=lambda file: file.stem)
+def test_kept_speeds_are_of_these_rows(file):
+    measured, table = Measured.load(file), TABLES[file.stem]
+    rows = {row.source for row in table.rows if row.source}
+    assert measured.sizes == table.speed_sizes
+    assert measured.batch == table.batch
+    for values in measured.seconds, measured.peak_bytes:
+        assert not values or values.keys() == rows
+        for sizes in values.values():
+            assert sizes.keys() == set(table.speed_sizes)
+
+
 def test_counts_are_of_these_rows():
     counts = load_counts()
     assert counts.keys() == SOURCES.keys()
