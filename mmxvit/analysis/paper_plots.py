@@ -93,18 +93,19 @@ def _plot_accuracies(rows: list[Row], paths: dict[str, Path],
     for row in rows:
         found = config_input_size(row_config(row))
         tested.setdefault(found[0] if found else (224, 224), []).append(row)
-    milliseconds = {}
+    milliseconds, captions = {}, []
     for size in sorted(tested):
         measured = measure_speed(
             tested[size], settings([size], 1), tuned, False, progress)
         milliseconds.update(
             {source: 1e3 * seconds[size]
              for source, seconds in measured.seconds.items()})
+        captions.append(f'{size_text(size)}: {measured.about}')
     plot_points(
         _families(rows, lambda r: milliseconds[r.source]),
         'latency at the size of the test, '
         f'{" or ".join(map(size_text, sorted(tested)))} [ms]', ylabel,
-        textwrap.fill(measured.about, 90),
+        '\n'.join(textwrap.fill(caption, 90) for caption in captions),
         paths['accuracy_latency.png'])
 
 

@@ -102,8 +102,8 @@ def differences(
 
     Returns:
         By runtime and shape: the largest difference of an output over the
-        largest absolute value of that output. Infinite where shapes differ,
-        or a value is not finite.
+        largest absolute value of that output; 0 if they are equal. Infinite
+        where shapes differ, or a value is not finite.
     """
     result = {}
     for shape in shapes:
@@ -120,8 +120,8 @@ def _difference(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape or not (
             found.isfinite().all() and expected.isfinite().all()):
         return float('inf')
-    difference = float((found - expected).abs().max())
-    return difference and difference / float(expected.abs().max())
+    difference = (found - expected).abs().max()
+    return float(difference / expected.abs().max()) if difference else 0.
 
 
 def check_shapes(model: nn.Module,

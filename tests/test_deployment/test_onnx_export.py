@@ -182,6 +182,8 @@ def test_values_that_are_not_finite_differ(first):
     assert set(differences(runners, [(1, 8, 8)]).values()) == {torch.inf}
     runners = dict.fromkeys(runners, run(1.))
     assert set(differences(runners, [(1, 8, 8)]).values()) == {0.}
+    runners['torch'] = run(0.)
+    assert set(differences(runners, [(1, 8, 8)]).values()) == {torch.inf}
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 6, (2, 5)])

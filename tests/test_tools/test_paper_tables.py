@@ -204,7 +204,7 @@ def test_checkpoints_are_tested_as_by_the_test_command(
     Path('weights/typo.pth').touch()
     main(['--table', 'lolvit-0', '--checkpoints', 'weights', '--format',
           'csv', '--out', 'out', '--cfg-options', *options])
-    assert 'belong to no row: typo.pth\n' in capsys.readouterr().err
+    assert 'of no row of these tables: typo.pth\n' in capsys.readouterr().err
     with open('out/lolvit-0.csv', newline='') as file:
         ours, peer, _ = csv.DictReader(file)
     assert (ours['top-1, paper'], ours['top-1, tested here']) == (

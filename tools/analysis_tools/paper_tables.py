@@ -132,10 +132,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def check_names(folder: Path, tables: dict[str, Table]) -> None:
-    """Name checkpoints that belong to no row.
+    """Name checkpoints that belong to no row of these tables.
 
     Raises:
-        UserError: None belongs to a row.
+        UserError: None belongs to one.
     """
     known = {name for table in tables.values()
              for name in checkpoint_names(table.rows).values()}
@@ -146,7 +146,7 @@ def check_names(folder: Path, tables: dict[str, Table]) -> None:
             f'these tables; they are called {", ".join(sorted(known)[:3])} '
             '...: the name of the config and .pth')
     if files - known:
-        print(f'warning: {folder} has files that belong to no row: '
+        print(f'warning: {folder} has files of no row of these tables: '
               f'{", ".join(sorted(files - known))}', file=sys.stderr)
 
 

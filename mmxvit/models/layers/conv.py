@@ -57,11 +57,13 @@ class ConvNormAct(nn.Module):
 
     def _is_folded(self) -> bool:
         """By mmxvit.fuse: the bias of the convolution is what is left."""
-        return (isinstance(self.norm, nn.Identity)
+        return (type(self.norm) is nn.Identity
                 and self.conv.bias is not None)
 
     def _can_fold(self) -> bool:
-        """BatchNorm in eval mode or folded before, and nobody listens."""
+        """Whether weights and a bias say what convolution and norm do: the
+        norm is a BatchNorm in eval mode or folded already, and nobody listens.
+        """
         conv, norm = self.conv, self.norm
         return (is_plain(conv) and not is_observed(conv, norm)
                 and (isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))

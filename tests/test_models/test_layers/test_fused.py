@@ -332,6 +332,29 @@ def test_derived_ghost_convs_run():
         assert torch.equal(block(x), x)
 
 
+def test_outputs_that_somebody_keeps_stay_as_they_are():
+    """The shortcut is added in place to no others."""
+
+    class Same(GhostConv):
+        kept = torch.randn(1, 4, 5, 5)
+
+        def forward(self, x, gate=None):
+            return self.kept
+
+    x = torch.randn(1, 4, 5, 5)
+    block = make_block('ghost', 'BN', 'ReLU')
+    seen = []
+    block.project.register_forward_hook(
+        lambda module, args, out: seen.extend([out, out.clone()]))
+    with torch.no_grad():
+        block(x)
+        assert torch.equal(*seen)
+        block.project = Same(8, 4).eval()
+        before = Same.kept.clone()
+        block(x)
+    assert torch.equal(Same.kept, before)
+
+
 def test_hooks_of_activations_run():
     block = ConvNormAct(4, 4, 3, act_cfg=dict(type='ReLU')).eval()
     seen = []
