@@ -2,6 +2,7 @@
 """Run ONNX files in ONNX Runtime and OpenVINO, beside torch."""
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -166,17 +167,21 @@ def runtime_latency(
     settings = Settings(
         settings.sizes, settings.batch, threads=settings.threads,
         rounds=settings.rounds, min_time=settings.min_time)
-    runners = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for i, (name, cfg) in enumerate(models.items()):
-            progress(f'exporting {name}')
-            model = prepare(cfg, settings)
-            path = Path(folder) / f'{i}.onnx'
-            export_onnx(model, path)
-            for runtime, run in make_runners(model, path,
-                                             settings.threads).items():
-                runners[name, runtime] = run
-    return time_runners(runners, settings, progress)
+    result = {}
+    for size in settings.sizes:  # files of some peers take no other
+        runners = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for i, (name, cfg) in enumerate(models.items()):
+                progress(f'{size_name(size)} exporting {name}')
+                model = prepare(cfg, settings)
+                path = Path(folder) / f'{i}.onnx'
+                export_onnx(model, path, size)
+                for runtime, run in make_runners(model, path,
+                                                 settings.threads).items():
+                    runners[name, runtime] = run
+        result.update(time_runners(
+            runners, replace(settings, sizes=(size, )), progress))
+    return result
 
 
 def time_runners(runners: dict[tuple[str, ...], Runner], settings: Settings,

@@ -205,5 +205,15 @@ def test_latency_of_runtimes():
         for runtime in ('torch', *PACKAGES)
     ]
     assert all(len(s) == 2 and min(s) > 0 for s in seconds.values())
+
+
+def test_latency_of_a_peer_whose_file_takes_one_size():
+    pytest.importorskip('mmdet')
+    peer = dict(type='mmdet.PyramidVisionTransformerV2', embed_dims=8,
+                num_layers=[1, 1, 1, 1])
+    settings = Settings(((64, 64), (96, 64)), threads=1, rounds=1,
+                        min_time=0.)
+    seconds = runtime_latency(dict(peer=peer), settings, lambda line: None)
+    assert len(seconds) == 6 and all(map(any, seconds.values()))
     assert lines[0] == 'exporting a'
     assert any('64x32' in line and 'b openvino' in line for line in lines)
