@@ -205,6 +205,8 @@ def test_latency_of_runtimes():
         for runtime in ('torch', *PACKAGES)
     ]
     assert all(len(s) == 2 and min(s) > 0 for s in seconds.values())
+    assert lines[0] == '32x32 exporting a'
+    assert any('64x32' in line and 'b openvino' in line for line in lines)
 
 
 def test_latency_of_a_peer_whose_file_takes_one_size():
@@ -215,5 +217,3 @@ def test_latency_of_a_peer_whose_file_takes_one_size():
                         min_time=0.)
     seconds = runtime_latency(dict(peer=peer), settings, lambda line: None)
     assert len(seconds) == 6 and all(map(any, seconds.values()))
-    assert lines[0] == 'exporting a'
-    assert any('64x32' in line and 'b openvino' in line for line in lines)
