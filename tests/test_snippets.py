@@ -83,8 +83,8 @@ CLASSIFIER = 'configs/lvt/lvt_8xb128_in1k.py'
 PANOPTIC = 'configs/lvt/panoptic-fpn_lvt_8xb8-ms-3x_coco.py'
 
 NOT_RUN = {
-    r'(\w+=\S+ )*pip (un)?install': 'changes the environment of the tests: '
-    'tests/test_packaging.py and tests/test_setup_env.py',
+    r'(\w+=\S+ )*(python -m )?pip (un)?install': 'changes the environment of '
+    'the tests: tests/test_packaging.py and tests/test_setup_env.py',
     r'sudo apt': 'changes the system',
     r'make': 'sets up an environment, and what it starts there the tests run: '
     'tests/test_tools/test_run_demo.py, tests/test_docs.py, all tests',

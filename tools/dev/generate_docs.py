@@ -4,6 +4,7 @@
 A table stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 import argparse
+import csv
 import re
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from mmxvit.analysis import drop_in, paper_tables
+from mmxvit.analysis.operators import profile_tables
 from mmxvit.analysis.speed_tables import slower_than_peers, speed_tables
 from mmxvit.models import backbones
 from mmxvit.models.backbones.base import PyramidBackbone
@@ -20,6 +22,8 @@ from mmxvit.models.backbones.base import PyramidBackbone
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / 'docs/data/benchmark'
 """CSV files of benchmark.py."""
+PROFILES = ROOT / 'docs/data/profiles'
+"""CSV files of profile_operators.py."""
 SPEEDS = ROOT / 'docs/data/speeds'
 """JSON files of paper_tables.py."""
 SECTION = re.compile(r'(<!-- generated: (\S+) -->\n).*?(<!-- end -->)', re.S)
@@ -105,6 +109,12 @@ def benchmark(name: str) -> str:
     return speed_tables(files) or 'Not measured yet.'
 
 
+def profiles(name: str) -> str:
+    """Tables of a file of profile_operators.py."""
+    with open(PROFILES / f'{name}.csv', newline='') as file:
+        return profile_tables(csv.DictReader(file))
+
+
 def count() -> None:
     """Count the models of all tables anew, some minutes."""
     counts = {}
@@ -119,6 +129,8 @@ TABLES: dict[str, Callable[[], str]] = {
     'maps': maps,
     **{f'benchmark-{name}': partial(benchmark, name)
        for name in ('cpu-infer', 'cpu-sizes', 'cpu-train', 'cuda')},
+    **{f'profile-{file.stem}': partial(profiles, file.stem)
+       for file in PROFILES.glob('*.csv')},
     'slower': lambda: slower_than_peers(sorted(BENCHMARKS.glob('*.csv'))),
     'zoo': zoo,
     'drop-in': lambda: drop_in.table(archs()),
