@@ -57,9 +57,14 @@ def commands(text: str) -> list[str]:
 
 def inline_commands(page: Path) -> list[str]:
     """Commands of our tools that stand in a line of text or a table."""
+    return code_commands(_BLOCK.sub('', page.read_text()))
+
+
+def code_commands(text: str) -> list[str]:
+    """Commands of our tools between single backquotes."""
     return [
-        ' '.join(code.split()) for code in re.findall(
-            r'(?<!`)`([^`]+)`(?!`)', _BLOCK.sub('', page.read_text()))
+        ' '.join(code.split())
+        for code in re.findall(r'(?<!`)`([^`]+)`(?!`)', text)
         if TOOL.search(code) and ' ' in code
     ]
 

@@ -2,14 +2,16 @@
 """What must be the same on every stack.
 
 ``data/stacks/NAME.pth`` is what a training leaves after two of four epochs on
-the stack of that name, ``data/stacks/weights.json`` the names and shapes of
-the weights of some shipped models; written by::
+the stack of that name, ``data/stacks/NAME-backbones.pth`` small backbones with
+the maps that they made there, ``data/stacks/weights.json`` the names and
+shapes of the weights of some shipped models; written by::
 
     python -m tests.stacks NAME
 
 The training has what a checkpoint can hold: BatchNorm, the optimizer's and
 the scheduler's state, the log, and the best value of a metric.
 """
+import copy
 import hashlib
 import json
 import sys
@@ -41,6 +43,32 @@ MODELS_OF_STACKS = (
     'fcaformer/mask-rcnn_fcaformer-l1_fpn_8xb2-ms-crop-3x_coco.py',
     'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
     'lolvit/ssdlite_lolvit-x_8xb32-320-300e_coco.py',
+)
+BACKBONES = dict(
+    XFormer=dict(
+        stem_channels=8,
+        mv3=(((8, 1), (8, 2)), ((16, 2), ), ((16, 2), ), ((24, 2), )),
+        xf=(None, (16, 1, 2), (16, 1, 2), (24, 1, 3)),
+        expand_ratio=2,
+        qkv_dims=16),
+    LVT=dict(
+        embed_dims=(8, 8, 16, 32),
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 1, 2, 2),
+        mlp_ratios=(2, 2, 2, 2),
+        sr_ratios=(None, 4, 2, 1)),
+    FcaFormer=dict(
+        embed_dims=(8, 16, 16, 32),
+        depths=(1, 1, 2, 1),
+        num_heads=(None, None, 1, 2),
+        windows=(None, None, 14, 7),
+        out_dims=None),
+    LOLViT=dict(
+        stem_channels=8,
+        ghost=(((8, 1, False), (8, 2, False)), ((16, 2, True), ),
+               ((16, 2, True), ), ((24, 2, True), )),
+        lol=(None, (16, 1), (16, 1), (24, 1)),
+        num_heads=2),
 )
 
 
@@ -128,6 +156,21 @@ def weights(config: str) -> dict[str, list]:
     }
 
 
+def backbone(name: str) -> nn.Module:
+    """One of ``BACKBONES``, its norms with statistics of some images."""
+    torch.manual_seed(0)
+    model = MODELS.build(dict(type=f'mmxvit.{name}', arch=BACKBONES[name]))
+    model(torch.randn(4, 3, 64, 64))
+    return model.eval()
+
+
+def maps(model: nn.Module) -> tuple[Tensor, ...]:
+    """Of an image of sines, 64 x 64."""
+    image = torch.arange(3. * 64 * 64).view(1, 3, 64, 64).sin()
+    with torch.no_grad():
+        return model(image)
+
+
 if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as folder:
         train(Path(folder), 2)
@@ -142,3 +185,11 @@ if __name__ == '__main__':
         {config: weights(config) for config in MODELS_OF_STACKS},
         indent=1) + '\n')
     torch.save(checkpoint, FOLDER / f'{sys.argv[1]}.pth')
+    # half of the bytes, and no kilobyte around each weight
+    models = {name: backbone(name).half() for name in BACKBONES}
+    torch.save(
+        {name: dict(state_dict=model.state_dict(),
+                    maps=maps(copy.deepcopy(model).float()))
+         for name, model in models.items()},
+        FOLDER / f'{sys.argv[1]}-backbones.pth',
+        _use_new_zipfile_serialization=False)

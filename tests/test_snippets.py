@@ -84,7 +84,8 @@ PANOPTIC = 'configs/lvt/panoptic-fpn_lvt_8xb8-ms-3x_coco.py'
 
 NOT_RUN = {
     r'(\w+=\S+ )*(python -m )?pip (un)?install': 'changes the environment of '
-    'the tests: tests/test_packaging.py and tests/test_setup_env.py',
+    'the tests: tests/test_packaging.py, tools/dev/check_installs.py; those '
+    'by hand are what tools/dev/setup_env.py runs',
     r'sudo apt': 'changes the system',
     r'make': 'sets up an environment, and what it starts there the tests run: '
     'tests/test_tools/test_run_demo.py, tests/test_docs.py, all tests',
@@ -92,6 +93,7 @@ NOT_RUN = {
     'compiles for minutes; without that: tests/test_tools/test_train_test.py',
     r'python tools/dev/learn\.py': 'trains for hours: make learn',
     r'docker': 'needs Docker',
+    r'chromium': 'needs a browser',
     r'mim (install|search|run|train|test)': 'changes the environment of the '
     'tests: tools/dev/check_installs.py --parts mim',
     r'\S+python tools/dev/check_installs\.py': 'makes a dozen environments: '

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from .snippets import ROOT
+from .snippets import ROOT, check_arguments, code_commands
 
 NOTEBOOK = ROOT / 'docs/tutorial.ipynb'
 SHORT = {'train=200': 'train=8', 'epochs = 4': 'epochs = 2'}
@@ -15,6 +15,16 @@ def test_committed_without_outputs():
         assert not cell.get('outputs')
         assert cell.get('execution_count') is None
         assert cell['metadata'] == {}
+
+
+def test_commands_in_its_text(monkeypatch):
+    found = [
+        command for cell in json.loads(NOTEBOOK.read_text())['cells']
+        if cell['cell_type'] == 'markdown'
+        for command in code_commands(''.join(cell['source']))]
+    assert len(found) == 2
+    for command in found:
+        check_arguments(command, monkeypatch)
 
 
 @pytest.mark.parametrize('changes', [

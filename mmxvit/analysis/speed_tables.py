@@ -40,7 +40,7 @@ def slower_than_peers(files: Iterable[Path]) -> str:
         found: dict[str, list[str]] = {}
         for (model, size), time in times.items():
             other = times.get((PEERS.get(model), size))
-            if time and other and time / other >= 1.05:
+            if time and other and round(time / other, 2) >= 1.05:
                 found.setdefault(model, []).append(
                     f'{time / other:.2f} at {size}')
         if found:
@@ -56,6 +56,9 @@ def _runs(files: Iterable[Path]) -> Iterator[list[dict[str, str]]]:
     for file in files:
         with open(file, newline='', encoding='utf-8') as lines:
             rows = list(csv.DictReader(lines))
+        if len({row.get('runtime') for row in rows}) == 1:
+            for row in rows:  # torch, which needs no mention then
+                row['runtime'] = ''
         for _, run in groupby(
                 rows, lambda row: [row.get(k) for k in _SETTINGS]):
             yield list(run)
@@ -110,10 +113,10 @@ def _setting(row: dict[str, str]) -> str:
         ('fuse', 'BatchNorms folded by `mmxvit.fuse`'),
         ('channels_last', 'channels-last'),
         ('compile', '`torch.compile`')) if row[key] == 'True']
-    runtime = row.get('runtime', 'torch')
-    if runtime != 'torch':
+    if row['runtime']:
         words.append('in ' + dict(
-            onnxruntime='ONNX Runtime', openvino='OpenVINO')[runtime])
+            torch='torch beside the next two', onnxruntime='ONNX Runtime',
+            openvino='OpenVINO')[row['runtime']])
     return ', '.join(words)
 
 

@@ -10,11 +10,10 @@ from mmxvit.utils.checkpoint import load_checkpoint_file
 from .. import stacks
 
 NAMES = json.loads(stacks.WEIGHTS.read_text())
-FILES = sorted(stacks.FOLDER.glob('*.pth'))
+FILES = [stacks.FOLDER / f'{stack}.pth' for stack in ('onedl', 'openmmlab')]
 
 
-def test_there_is_a_checkpoint_of_each_stack():
-    assert [file.stem for file in FILES] == ['onedl', 'openmmlab']
+def test_checkpoints_are_of_two_stacks():
     assert not [file for file in FILES if b'/tmp' in file.read_bytes()]
     cores = [core for file in FILES
              for core in (b'numpy._core', b'numpy.core')
@@ -28,6 +27,22 @@ def test_models_have_the_same_weights_on_each_stack(config):
     pytest.importorskip('mmdet' if '_coco' in config else 'mmseg' if
                         'ade20k' in config else 'mmpretrain')
     assert stacks.weights(config) == NAMES[config]
+
+
+@pytest.mark.parametrize('name', stacks.BACKBONES)
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_backbones_of_a_stack_make_the_same_maps(file, name):
+    saved = torch.load(
+        file.with_name(f'{file.stem}-backbones.pth'), weights_only=True)[name]
+    model = stacks.backbone(name)
+    for weight in model.state_dict().values():
+        weight.zero_()
+    model.load_state_dict(saved['state_dict'])
+    maps = stacks.maps(model)
+    assert len(maps) == len(saved['maps']) == 4
+    for new, old in zip(maps, saved['maps'], strict=True):
+        assert old.std() > 1e-3
+        torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)

@@ -1,14 +1,23 @@
 # Copyright (c) mmxvit contributors. Licensed under Apache-2.0.
 import json
 import os
+import re
 import runpy
-from pathlib import Path
+import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / 'demo/run_demo.py'
+from mmxvit.datasets.shapes import write_dataset
+
+from ..html_page import Page
+from ..snippets import ROOT
+
+SCRIPT = ROOT / 'demo/run_demo.py'
+CONFIG = 'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py'
 
 
 def test_pictures_and_page_are_complete_or_made_again(tmp_path, script,
@@ -64,6 +73,37 @@ def test_pictures_and_page_are_complete_or_made_again(tmp_path, script,
     demo.main()
     assert pages == 2 * [work_dir / 'gallery.html'] and not killed
     assert (work_dir / 'pictures/0.png').read_text() == ''
+
+
+@pytest.mark.slow
+def test_runs_from_start_to_end(tmp_path):
+    """All that `make demo` does, with fewer images and one epoch."""
+    pytest.importorskip('mmdet')
+    for name in ('demo', 'tools', 'configs'):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    write_dataset(tmp_path / 'data/shapes', 'coco', train=8, val=4)
+    with open(tmp_path / CONFIG, 'a') as file:  # it finds anything so early
+        file.write('model.update(test_cfg=dict(conf_thr=0., score_thr=0.))')
+    command = [sys.executable, 'demo/run_demo.py', '--epochs', '1']
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+
+    def run():
+        result = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True,
+            text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    work = tmp_path / 'work_dirs/demo-1e'
+    out = run()
+    assert f'all of it on one page:     {work}/gallery.html' in out
+    assert re.search(r'  mAP_50  [01]\.\d\d\d\n', out)
+    assert len(list((work / 'pictures').glob('*.png'))) == 4
+    page = Page(work / 'gallery.html')
+    for words in ('triangle', 'AP50'):
+        assert words in page.text
+    assert {'svg', 'img', 'input'} <= {tag for tag, _ in page.tags}
+    assert 'no training' in run()
 
 
 def test_pictures_become_png(tmp_path):

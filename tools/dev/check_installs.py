@@ -183,7 +183,8 @@ def last_words(output: str) -> str:
     text = re.sub(r'\x1b\[[0-9;]*m', '', output)
     text = re.sub(r'(/[\w.+-]+){2,}/', '.../', text)
     lines = [x.strip() for x in text.splitlines() if x.strip()]
-    errors = [x for x in lines if re.match(r'(ERROR|\w*Error)\b', x)
+    errors = [x for x in lines
+              if re.match(r'(ERROR|\w*Error)\b|.*: can.t open file', x)
               and not x.startswith('subprocess.CalledProcessError')]
     return (errors or lines or ['no output'])[-1][:200]
 
