@@ -44,9 +44,12 @@ def math_attention() -> AbstractContextManager:
 MODULES_COMPILE: bool = hasattr(torch.nn.Module, 'compile')
 
 # oneDNN's convolutions with an activation, and with a map that is added; not
-# in every build of torch
-conv_pointwise = getattr(torch.ops.mkldnn, '_convolution_pointwise', None)
-conv_pointwise_add = getattr(torch.ops.mkldnn, '_convolution_pointwise_', None)
+# in every build of torch. The oneDNN of torch 2.1 reads an activation whose
+# memory is free, once more than 1024 layers and sizes were run: wrong values,
+# or a crash. That of 2.8 does not; those between have not been tried.
+_ops = torch.ops.mkldnn if _torch >= Version('2.8') else None
+conv_pointwise = getattr(_ops, '_convolution_pointwise', None)
+conv_pointwise_add = getattr(_ops, '_convolution_pointwise_', None)
 
 # torch 2.7 and newer load safe globals under a name of choice
 NAMED_SAFE_GLOBALS: bool = _torch >= Version('2.7')
