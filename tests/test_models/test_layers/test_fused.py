@@ -451,6 +451,6 @@ def test_layers_that_come_again_when_their_kernels_are_dropped(kind):
     """oneDNN keeps 9 kernels here, and free memory is overwritten."""
     result = subprocess.run(
         [sys.executable, '-c', RECURRING, kind], capture_output=True,
-        text=True, env=dict(os.environ, ONEDNN_PRIMITIVE_CACHE_CAPACITY='9',
-                 MALLOC_PERTURB_='165'))
+        text=True, env=dict(os.environ, MALLOC_PERTURB_='165',
+                            ONEDNN_PRIMITIVE_CACHE_CAPACITY='9'))
     assert (result.returncode, result.stdout) == (0, '0\n'), result.stderr
