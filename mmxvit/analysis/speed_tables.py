@@ -56,8 +56,8 @@ def _runs(files: Iterable[Path]) -> Iterator[list[dict[str, str]]]:
     for file in files:
         with open(file, newline='', encoding='utf-8') as lines:
             rows = list(csv.DictReader(lines))
-        if len({row.get('runtime') for row in rows}) == 1:
-            for row in rows:  # torch, which needs no mention then
+        if {row.get('runtime', 'torch') for row in rows} == {'torch'}:
+            for row in rows:  # needs no mention then
                 row['runtime'] = ''
         for _, run in groupby(
                 rows, lambda row: [row.get(k) for k in _SETTINGS]):
