@@ -5,7 +5,7 @@ import copy
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -69,6 +69,25 @@ def parse_model(text: str) -> tuple[str, dict]:
     if isinstance(cfg.get('arch'), str):
         default += f':{cfg["arch"]}'
     return name or default, cfg
+
+
+def parse_models(texts: Iterable[str]) -> dict[str, dict]:
+    """Read several models, see :func:`parse_model`.
+
+    Returns:
+        dict[str, dict]: What :func:`build_model` takes, by name.
+
+    Raises:
+        ValueError: One cannot be read, or two have the same name.
+    """
+    models = {}
+    for text in texts:
+        name, cfg = parse_model(text)
+        if name in models:
+            raise ValueError(f'two models are named {name}; tell them apart '
+                             'by NAME= in front')
+        models[name] = cfg
+    return models
 
 
 def _parse_dict(text: str) -> dict:

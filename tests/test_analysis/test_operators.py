@@ -107,7 +107,7 @@ def test_tool(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize('args, message', [
-    ((FULL, FULL), 'one name'),
+    ((FULL, FULL), 'two models'),
     (("dict(type=open('x'))", ), 'call other than dict'),
     ((FULL, '--sizes', '0'), 'at least 1'),
     (("dict(type='mmxvit.XFormer', archh='xformer')", ), "argument 'archh'"),

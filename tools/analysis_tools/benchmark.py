@@ -16,7 +16,7 @@ from mmxvit.analysis.benchmark import (
     size_name,
 )
 from mmxvit.analysis.memory import measure_memory
-from mmxvit.analysis.models import parse_model
+from mmxvit.analysis.models import parse_models
 from mmxvit.analysis.report import (
     Progress,
     benchmark_rows,
@@ -97,16 +97,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--plot', type=Path, metavar='FILE.png', help='latency over size')
     args = parser.parse_args()
-    args.cfgs = {}
-    for text in args.models:
-        try:
-            name, cfg = parse_model(text)
-        except ValueError as error:
-            parser.error(str(error))
-        if name in args.cfgs:
-            parser.error(f'two models are named {name}; tell them apart by '
-                         'NAME= in front')
-        args.cfgs[name] = cfg
+    try:
+        args.cfgs = parse_models(args.models)
+    except ValueError as error:
+        parser.error(str(error))
     args.baseline = args.baseline or next(iter(args.cfgs))
     if args.baseline not in args.cfgs:
         parser.error(f'--baseline {args.baseline}: expected one of '

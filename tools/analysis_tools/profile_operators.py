@@ -19,7 +19,7 @@ from mmxvit.analysis.benchmark import (
     size_name,
 )
 from mmxvit.analysis.complexity import complexity
-from mmxvit.analysis.models import parse_model
+from mmxvit.analysis.models import parse_models
 from mmxvit.analysis.operators import (
     machine_rates,
     operator_times,
@@ -49,12 +49,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--csv', type=Path, metavar='FILE')
     args = parser.parse_args()
     try:
-        args.cfgs = dict(parse_model(text) for text in args.models)
+        args.cfgs = parse_models(args.models)
     except ValueError as error:
         parser.error(str(error))
-    if len(args.cfgs) < len(args.models):
-        parser.error(
-            'two models have one name; tell them apart by NAME= in front')
     if min(args.rounds, args.threads, *args.sizes) < 1:
         parser.error('--rounds, --threads and --sizes must be at least 1')
     if args.csv:
