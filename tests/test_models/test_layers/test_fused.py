@@ -428,7 +428,7 @@ def test_small_maps_run_by_a_matrix_product(act, affine):
 
 RECURRING = '''
 import random, sys, torch, torch.nn as nn
-from mmxvit.models.layers import fused, layer_act
+from mmxvit.models.layers import layer_act
 
 random.seed(0), torch.manual_seed(0), torch.set_num_threads(1)
 act, wrong = nn.SiLU(), 0
