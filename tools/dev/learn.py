@@ -193,11 +193,12 @@ JOBS = [
         model__neck__in_channels=[256, 160, 64]),
     fitted(
         'xformer/yolov3_xformer_8xb24-320-300e_coco.py',
-        'coco/bbox_mAP', 0.4, length=40, size=224, name='yolov3_fcaformer-l1',
-        optim_wrapper__optimizer=dict(ADAMW, lr=5e-4),
+        'coco/bbox_mAP', 0.5, length=56, size=224, name='yolov3_fcaformer-l1',
+        optim_wrapper__optimizer=ADAMW,
+        # from 1e-6 blocks take many epochs before they count
         model__backbone=dict(
             _delete_=True, type='mmxvit.FcaFormer', arch='l1',
-            out_indices=(1, 2, 3)),
+            layer_scale_init_value=0.1, out_indices=(1, 2, 3)),
         model__neck__in_channels=[320, 192, 128]),
     fitted(
         'lolvit/ssdlite_lolvit-x_8xb32-320-300e_coco.py',
@@ -235,23 +236,14 @@ JOBS = [
           ('last', 'segformer_lvt-longest', 80., 4000))),
     fitted(
         'fcaformer/segformer_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 40., length=4000, size=224, layout='ade20k',
+        'mIoU', 70., length=6400, size=224, layout='ade20k',
         start='yolov3_fcaformer-l1',
         train_dataloader__dataset__pipeline__2__scale=(1152, 288),
         **TESTED_AT_384, **SEGMENTOR),
     fitted(
-        'fcaformer/segformer_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 60., length=9000, size=224, layout='ade20k',
-        start='segformer_fcaformer-l1_8xb2-160k_ade20k-512x512', whole=True,
-        name='segformer_fcaformer-l1-longer',
-        train_dataloader__dataset__pipeline__2__scale=(1152, 288),
-        **TESTED_AT_384, **dict(
-            SEGMENTOR, optim_wrapper__optimizer__lr=5e-4,
-            optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=2.)),
-    fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
         'mIoU', 80., length=1600, size=224, batch_size=2, layout='ade20k',
-        start='segformer_fcaformer-l1-longer',
+        start='segformer_fcaformer-l1_8xb2-160k_ade20k-512x512',
         train_dataloader__dataset__pipeline__2__scale=(1152, 288),
         optim_wrapper__optimizer__lr=5e-4, **TESTED_AT_384),
     fitted(
