@@ -239,7 +239,9 @@ JOBS = [
         'mIoU', 70., length=6400, size=224, layout='ade20k',
         start='yolov3_fcaformer-l1',
         train_dataloader__dataset__pipeline__2__scale=(1152, 288),
-        **TESTED_AT_384, **SEGMENTOR),
+        **TESTED_AT_384, **dict(
+            SEGMENTOR, optim_wrapper__optimizer__lr=5e-4,
+            optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=2.)),
     fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
         'mIoU', 80., length=1600, size=224, batch_size=2, layout='ade20k',
