@@ -3,12 +3,14 @@ import os
 import subprocess
 import sys
 from collections import namedtuple
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
+from torch.nn import functional as F
 
 from mmxvit.engine import CPUAmpOptimWrapper
 
@@ -125,25 +127,38 @@ def test_deformable_convolutions_get_float32():
         assert model[0].weight.grad.abs().sum() > 0
 
 
-def test_dilated_depthwise_convolutions_get_contiguous_maps():
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 1),
-        nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8, bias=False),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8))
+@pytest.mark.parametrize('copied', [False, True])
+@pytest.mark.parametrize('kernel, dilation, exact', [
+    (3, 2, True), (3, 5, True), (5, 1, True), (7, 1, True), (3, 1, False)])
+def test_depthwise_convolutions_run_in_float32_where_that_is_faster(
+        kernel, dilation, exact, copied):
+    """Their gradients as well: oneDNN's in bfloat16 are wrong with dilation.
+    The maps between layers stay bfloat16, those of EMA are copied."""
+    conv = nn.Conv2d(
+        8, 8, kernel, padding=dilation * (kernel // 2), dilation=dilation,
+        groups=8)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), conv)
     image = torch.rand(2, 3, 32, 32).to(memory_format=torch.channels_last)
-    layouts = []
-    for conv in model:
-        conv.register_forward_hook(lambda module, args, out: layouts.append(
-            args[0].is_contiguous()))
+    maps = torch.rand(2, 8, 32, 32).bfloat16()
+    maps = maps.to(memory_format=torch.channels_last)
     for _ in range(2):
         with wrapper(model).optim_context(model):
-            out = model(image)
-        assert len(model[1]._forward_pre_hooks) == 2  # one pads
-    assert layouts[:3] == [False, True, True]
-    out.sum().backward()
-    with torch.no_grad():
-        torch.testing.assert_close(
-            out.float(), model(image), rtol=0.05, atol=0.05)
+            assert model(image).dtype == torch.bfloat16
+            if copied:
+                conv = deepcopy(conv)
+                nn.init.normal_(conv.weight)
+            out = conv(maps)
+            grad, = torch.autograd.grad(
+                out.float().square().sum(), conv.weight)
+    weight = conv.weight.detach().requires_grad_()
+    wanted = F.conv2d(
+        maps.float(), weight, conv.bias, 1, conv.padding, dilation, 8)
+    assert torch.equal(out, wanted.bfloat16()) == exact
+    assert conv(maps.float()).dtype == torch.float32
+    wanted.backward(2 * out.float())
+    close = torch.isclose(
+        grad, weight.grad, rtol=1e-4, atol=1e-4 * grad.abs().max().item())
+    assert close.all() == exact
 
 
 ON_SMALL_MAPS = '''
