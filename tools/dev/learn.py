@@ -236,16 +236,23 @@ JOBS = [
           ('last', 'segformer_lvt-longest', 80., 4000))),
     fitted(
         'fcaformer/segformer_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
-        'mIoU', 70., length=6400, size=224, layout='ade20k',
+        'mIoU', 60., length=6400, size=224, layout='ade20k',
         start='yolov3_fcaformer-l1',
         train_dataloader__dataset__pipeline__2__scale=(1152, 288),
         **TESTED_AT_384, **dict(
             SEGMENTOR, optim_wrapper__optimizer__lr=5e-4,
             optim_wrapper__paramwise_cfg__custom_keys__head__lr_mult=2.)),
+    fitted(  # a warm restart
+        'fcaformer/segformer_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
+        'mIoU', 70., length=9000, size=224, layout='ade20k',
+        start='segformer_fcaformer-l1_8xb2-160k_ade20k-512x512', whole=True,
+        name='segformer_fcaformer-l1-longer',
+        train_dataloader__dataset__pipeline__2__scale=(1152, 288),
+        **TESTED_AT_384, **SEGMENTOR),
     fitted(
         'fcaformer/upernet_fcaformer-l1_8xb2-160k_ade20k-512x512.py',
         'mIoU', 80., length=1600, size=224, batch_size=2, layout='ade20k',
-        start='segformer_fcaformer-l1_8xb2-160k_ade20k-512x512',
+        start='segformer_fcaformer-l1-longer',
         train_dataloader__dataset__pipeline__2__scale=(1152, 288),
         optim_wrapper__optimizer__lr=5e-4, **TESTED_AT_384),
     fitted(
