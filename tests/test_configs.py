@@ -134,6 +134,51 @@ def test_weight_decay_of_segformer(name, kept):
             6e-4 if key.startswith('decode_head') else 6e-5), key
 
 
+def rates_of_stages(name):
+    """Learning rates of the backbone by stage, lowest first; of the head."""
+    cfg = Config.fromfile(ROOT / f'fcaformer/{name}_ade20k-512x512.py')
+    model = build(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    rates = {id(p): g['lr'] for g in optimizer.param_groups
+             for p in g['params']}
+    names = {n: rates[id(p)] for n, p in model.named_parameters()}
+    of_backbone = {r for n, r in names.items() if n.startswith('backbone.')}
+    (head, ) = {r for n, r in names.items() if 'head.' in n}
+    return sorted(of_backbone - {head}), head  # mmseg's: norms of its maps
+
+
+@pytest.mark.parametrize('name', [
+    'upernet_fcaformer-l1_8xb2-160k', 'upernet_fcaformer-l2-native_8xb2-160k',
+    'upernet_convnext-t_8xb2-160k'])
+def test_learning_rates_of_upernet_fall_by_stage(name):
+    """The paper's decay of 0.9."""
+    stages, head = rates_of_stages(name)
+    assert head == pytest.approx(1e-4)
+    # the stem and four stages, as by mmseg, which counts two more and a head
+    assert stages == pytest.approx([1e-4 * 0.9**i for i in (7, 6, 5, 4, 3)])
+
+
+@pytest.mark.parametrize('path', [
+    pytest.param(p, id=p.stem) for p in CONFIGS
+    if p.stem.endswith('cityscapes-1024x1024')])
+def test_cityscapes_is_tested_by_windows(path):
+    cfg = Config.fromfile(path)
+    assert cfg.model.test_cfg == dict(
+        mode='slide', crop_size=(1024, 1024), stride=(768, 768))
+    assert cfg.model.data_preprocessor.size == (1024, 1024)
+
+
+def test_numbers_of_images_of_bdd100k():
+    """9000 and 2000, as in LOLViT's paper."""
+    for path in CONFIGS:
+        if path.stem.endswith('bdd100k'):
+            cfg = Config.fromfile(path)
+            assert cfg.train_dataloader.dataset.indices == 9000
+            assert cfg.val_dataloader.dataset.indices == 2000
+            assert cfg.test_dataloader.dataset.indices == 2000
+
+
 @every_config
 def test_builds_and_channels_match(path):
     cfg = Config.fromfile(path)

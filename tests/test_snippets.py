@@ -36,7 +36,7 @@ from .snippets import (
     run_block,
     run_python,
 )
-from .toy_clone import ToyClone
+from .toy_clone import SIZE, ToyClone
 
 PAGE = '''Text.
 
@@ -79,6 +79,8 @@ def test_what_a_page_prints_is_compared(tmp_path):
 
 DETECTOR = 'configs/xformer/yolov3_xformer_1xb4-256-16e_shapes.py'
 SEGMENTOR = 'configs/xformer/segformer_xformer_8xb2-160k_ade20k-512x512.py'
+CITYSCAPES = (
+    'configs/xformer/segformer_xformer_8xb1-160k_cityscapes-1024x1024.py')
 CLASSIFIER = 'configs/lvt/lvt_8xb128_in1k.py'
 PANOPTIC = 'configs/lvt/panoptic-fpn_lvt_8xb8-ms-3x_coco.py'
 
@@ -164,6 +166,16 @@ def streets(clone):
             cv2.imwrite(str(file), rng.integers(0, 11, (36, 48), np.uint8))
 
 
+def cityscapes(clone):
+    clone.shorten(clone.folder / CITYSCAPES)
+    clone.checkpoint(CITYSCAPES, 'weights/segmentor.pth')
+    for kind in ('leftImg8bit', 'gtFine'):
+        folder = clone.folder / 'data/cityscapes' / kind
+        shutil.copytree(folder / 'val', folder / 'test')
+    for path in folder.glob('test/*/*_labelTrainIds.png'):
+        cv2.imwrite(str(path), np.full((SIZE, SIZE), 255, np.uint8))
+
+
 def flowers(clone):
     for split, first in (('train', 1), ('val', 101)):
         for name in ('daisy', 'rose', 'tulip'):
@@ -236,6 +248,9 @@ PAGES = {
     'docs/user_guides/attention_maps.md': Page(
         prepare=backbone, replace={"['stages.3']": "['stages']"}),
     'docs/user_guides/bdd100k.md': Page(replace=shorter('epoch_300.pth')),
+    'docs/user_guides/cityscapes_ade20k.md': Page(
+        prepare=cityscapes,
+        words=dict(CONFIG=CITYSCAPES, CHECKPOINT='weights/segmentor.pth')),
     'docs/user_guides/converters.md': Page(
         prepare=authors_weights,
         replace={

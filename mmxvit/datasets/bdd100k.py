@@ -106,6 +106,13 @@ class BDD100KDataset(BaseSegDataset):
             task: self._label_values(task, classes)
             for task, classes in self.metainfo['tasks'].items()
         }
+        self.values_remedy = {
+            task: f'masks of the task {task} have '
+            f'{", ".join(map(str, sorted(values)))}; name the folder of such '
+            f'masks in data_prefix.{task} of the data set, or write them '
+            'again'
+            for task, values in self.label_values.items()
+        }
 
     @classmethod
     def _load_metainfo(cls, metainfo: dict | None = None) -> dict:
@@ -182,6 +189,7 @@ class BDD100KDataset(BaseSegDataset):
         """With the labels of the masks' values, by task."""
         info = super().get_data_info(idx)
         info['label_values'] = self.label_values
+        info['values_remedy'] = self.values_remedy
         info['tasks'] = {
             task: len(classes)
             for task, classes in self.metainfo['tasks'].items()

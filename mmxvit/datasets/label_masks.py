@@ -18,7 +18,8 @@ def read_mask(path: str, backend_args: dict | None = None) -> np.ndarray:
     """Integers (H, W) of a file with one channel; palettes are not applied.
 
     Raises:
-        UserError: The file is missing, damaged, or has several channels.
+        UserError: The file is damaged or has several channels.
+        FileNotFoundError: It is not there.
     """
     content = io.BytesIO(fileio.get(path, backend_args))
     try:
@@ -75,7 +76,8 @@ def read_labels(path: str,
     if (labels == IGNORED).all():
         warnings.warn(
             f'{path}: all of its pixels are ignored, so nothing is learned '
-            'from it; remove it and its image, or correct ignore_index',
+            'from it; remove it and its image, or correct it (or ignore_index '
+            'of mmxvit.SegDataset)',
             stacklevel=2)
     return labels
 

@@ -83,8 +83,8 @@ class LoadMultiTaskAnnotations(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Add ``gt_seg_map``, uint8 (H, W).
 
-        Needs ``seg_map_paths`` and ``label_values`` by task, and ``tasks``,
-        the number of classes by task.
+        Needs ``seg_map_paths``, ``label_values`` and ``values_remedy`` by
+        task, and ``tasks``, the number of classes by task.
 
         Raises:
             UserError: A mask cannot be used; names it. Or there are too many
@@ -98,16 +98,12 @@ class LoadMultiTaskAnnotations(BaseTransform):
                 'classes')
         labels = []
         for task, count in results['tasks'].items():
-            values = results['label_values'][task]
             mask = read_labels(
                 results['seg_map_paths'][task],
                 results['img_path'],
                 results['ori_shape'],
-                values,
-                f'masks of the task {task} have '
-                f'{", ".join(map(str, sorted(values)))}; name the folder of '
-                f'such masks in data_prefix.{task} of the data set, or write '
-                'them again',
+                results['label_values'][task],
+                results['values_remedy'][task],
                 self.backend_args)
             labels.append(np.where(mask == IGNORED, count, mask))
         results['gt_seg_map'] = np.ravel_multi_index(labels, sizes).astype(

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,8 +18,8 @@ from .command import UserError, type_name
 
 MANY_IMAGES = 20_000
 """Of more images than these only names and sizes are looked at."""
-SOME_MASKS = 50
-"""Of so many masks the values are looked at before a run."""
+SOME_MASKS = 100
+"""Of so many masks at most the values are looked at before a run."""
 
 _PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}  # JPEG, PNG
@@ -88,9 +88,9 @@ def check_panoptic(dataset: dict, key: str) -> list[str]:
 def check_masks(dataset: dict, key: str) -> list[str]:
     """Check that masks are there, have one channel, and the images' sizes.
 
-    For mmxvit's data sets for mmseg. What values they have is checked of some
-    (see :func:`_check_values`), and of all where they are loaded. Of more
-    than ``MANY_IMAGES`` nothing else is looked at. Arguments and results as
+    For mmxvit's data sets for mmseg. What values they have is checked of
+    ``SOME_MASKS`` (see :func:`_check_values`), and of all where they are
+    loaded. Of more than ``MANY_IMAGES`` nothing else is looked at. Arguments and results as
     for :func:`check_coco`; images of another suffix are left out.
     """
     from mmxvit.datasets.label_masks import check_bands, other_size
@@ -111,39 +111,51 @@ def check_masks(dataset: dict, key: str) -> list[str]:
             if sorted(size) != sorted(mask_size):
                 raise other_size(path, mask_size, info['img_path'], size)
     notes = _note_left_out(dataset, data)
-    if any(type_name(step) == 'mmxvit.LoadSegAnnotations'
-           for step in dataset.get('pipeline') or ()):
-        masks = [d['seg_map_path'] for d in data if 'seg_map_path' in d]
-        notes += _check_values(built, masks[::len(masks) // SOME_MASKS + 1],
-                               dataset, key)
+    steps = {type_name(step) for step in dataset.get('pipeline') or ()}
+    some = data[::-(-len(data) // SOME_MASKS) or 1]
+    if 'mmxvit.LoadMultiTaskAnnotations' in steps:
+        for task, classes in built.metainfo['tasks'].items():
+            notes += _check_values(
+                [d['seg_map_paths'][task] for d in some], classes,
+                built.label_values[task], built.values_remedy[task], dataset,
+                key)
+    if 'mmxvit.LoadSegAnnotations' in steps:
+        notes += _check_values(
+            [d['seg_map_path'] for d in some if 'seg_map_path' in d],
+            built.metainfo['classes'], built.label_values,
+            built.values_remedy, dataset, key)
     return notes
 
 
-def _check_values(built: Any, masks: list[str], dataset: dict,
+def _check_values(masks: list[str], classes: Sequence[str],
+                  values: Mapping[int, int], remedy: str, dataset: dict,
                   key: str) -> list[str]:
-    """Read some masks: labels that are all the same are a mistake."""
+    """Read masks: labels that are all the same are a mistake."""
     from mmxvit.datasets.label_masks import IGNORED, labels_of_mask
-    found, ignored = Counter(), []
+    counts, ignored = np.zeros(IGNORED + 1, np.int64), []
     for path in masks:
-        labels = labels_of_mask(path, built.label_values, built.values_remedy)
-        found.update(np.unique(labels).tolist())
-        if (labels == IGNORED).all():
+        of_mask = np.bincount(
+            labels_of_mask(path, values, remedy).ravel(),
+            minlength=len(counts))
+        counts += of_mask
+        if not of_mask[:IGNORED].any():
             ignored.append(path)
-    classes = built.metainfo['classes']
-    there = [classes[i] for i in sorted(found) if i != IGNORED]
-    if masks and len(there) < 2 and len(classes) > 1:
+    there = [name for name, n in zip(classes, counts, strict=False) if n]
+    if masks and len(there) < min(2, len(classes)):
         text = (f'{key}: of {len(masks)} masks that were looked at, such as '
                 f'{masks[0]}, ' +
                 (f'no pixel is of another class than {there[0]}' if there else
-                 'all pixels are ignored') +
-                '; correct the masks, or ignore_index, which says what their '
-                'values are ({0: 0, 255: 1} of masks with 0 and 255)')
+                 'all pixels are ignored') + '; correct the masks')
+        if type_name(dataset) == 'mmxvit.SegDataset':
+            text += (', or ignore_index, which says what their values are '
+                     '({0: 0, 255: 1} of masks with 0 and 255)')
         if not there and not dataset.get('test_mode'):
             raise UserError(text)
         return [text]
     return [
         f'{key}: {len(ignored)} of {len(masks)} masks that were looked at are '
-        f'ignored as a whole, nothing is learned from them: {_some(ignored)}'
+        'ignored as a whole, nothing is learned from them; correct them, or '
+        f'remove them and their images: {_some(ignored)}'
     ] if ignored else []
 
 

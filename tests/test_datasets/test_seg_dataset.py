@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from mmxvit.datasets.label_masks import label_values, read_mask
+from mmxvit.engine.check_annotations import check_masks
+from mmxvit.engine.checks import check_data
 from mmxvit.engine.command import UserError
 
 pytest.importorskip('mmseg')
 
+ROOT = Path(__file__).parents[2]
 MASK = np.array([[0, 1, 2, 255], [2, 2, 1, 0], [0, 0, 255, 1]], np.uint8)
 
 
@@ -427,9 +431,6 @@ def test_masks_without_a_label_give_a_loss_of_zero():
 
 def look(masks, mode='train', **kwargs):
     """What is said of masks before a run."""
-    from mmengine import Config
-
-    from mmxvit.engine.checks import check_data
     for i, mask in enumerate(masks):
         add('abcdef'[i], np.full((4, 4), 0, np.uint8) + np.array(mask))
     dataset = dict(
@@ -468,8 +469,29 @@ def test_masks_of_which_nothing_counts():
 
 
 def test_few_of_many_masks_are_read(monkeypatch):
-    monkeypatch.setattr('mmxvit.engine.check_annotations.SOME_MASKS', 2)
-    assert look([TWO, TWO * 9, TWO * 9, TWO]) == []
+    monkeypatch.setattr('mmxvit.engine.check_annotations.SOME_MASKS', 3)
+    assert look([TWO, TWO * 9, TWO, TWO * 9, TWO, TWO * 9]) == []
+    monkeypatch.setattr('mmxvit.engine.check_annotations.SOME_MASKS', 6)
+    with pytest.raises(UserError, match='f.png: has the value 9'):
+        look([TWO] * 5 + [TWO * 9])
+
+
+def test_published_masks_have_no_ignore_index_to_correct():
+    for name in 'ab':
+        add(name, np.full((4, 4), 255, np.uint8))
+    dataset = dict(
+        type='mmxvit.CityscapesDataset', data_root='data',
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        img_suffix='.jpg', seg_map_suffix='.png',
+        pipeline=[dict(type='mmxvit.LoadSegAnnotations')])
+    with pytest.raises(UserError, match='are ignored; correct the masks$'):
+        check_masks(dataset, 'train_dataloader.dataset')
+    # as those of its test split, through the shipped config
+    cfg = Config.fromfile(
+        ROOT / 'configs/_base_/datasets/cityscapes_1024.py')
+    shipped = {**cfg.test_dataloader.dataset, **dataset}
+    (note, ) = check_masks(shipped, 'test_dataloader.dataset')
+    assert 'all pixels are ignored' in note
 
 
 @pytest.mark.parametrize('kind, wrong', [

@@ -2,6 +2,7 @@
 """Two-head segmentation and own masks, from data to pictures."""
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -146,12 +147,12 @@ def test_colours():
                                  [100, 100, 100], [50, 50, 150]]
 
 
-def test_other_codes_stop_the_training(config, script, failure, toy,
-                                       tmp_path):
-    import shutil
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_other_codes_are_seen_before_the_training(
+        split, config, script, failure, toy, tmp_path):
     bad = tmp_path / 'bad'
     shutil.copytree(toy, bad)
-    path = sorted((bad / 'labels/lane/masks/train').iterdir())[0]
+    path = sorted((bad / f'labels/lane/masks/{split}').iterdir())[-1]
     mask = np.array(Image.open(path))
     mask[0, 0] = 9
     Image.fromarray(mask).save(path)
@@ -159,17 +160,26 @@ def test_other_codes_stop_the_training(config, script, failure, toy,
         script('tools/train.py').main, config[0], '--cfg-options',
         f'data_root={bad}', 'train_dataloader.num_workers=1')
     assert message.startswith(f'error: {path}: has the value 9 (1 pixels): ')
-    assert 'Traceback' not in message
+    assert 'data_prefix.lane' in message and 'Traceback' not in message
+    assert not list(Path('work_dirs').rglob('*.pth'))
     missing = failure(
         script('tools/train.py').main, config[0], '--cfg-options',
         'data_root=none')
     assert '--layout bdd100k' in missing
 
 
-def test_own_masks(script, failure, toy):
+@pytest.mark.parametrize('ignore_index, first, unlabelled', [
+    ('255', 0, 255),
+    ('11', 0, 11),
+    ('{0: 255, **{i + 1: i for i in range(11)}}', 1, 0),
+])
+def test_own_masks(ignore_index, first, unlabelled, script, failure):
     """The config of docs/user_guides/own_segmentation_data.md."""
     page = (ROOT / 'docs/user_guides/own_segmentation_data.md').read_text()
+    assert f'| `{ignore_index}` |' in page
     code = page.split('```python\n')[1].split('```')[0]
+    before, after = code.split('ignore_index = 255 ')
+    code = f'{before}ignore_index = {ignore_index} {after}'
     folder = ROOT / 'configs'
     Path('street.py').write_text(code.replace('../_base_',
                                               f'{folder}/_base_'))
@@ -183,9 +193,9 @@ def test_own_masks(script, failure, toy):
         for i in range(count):
             image = rng.integers(0, 255, (36, 48, 3), np.uint8)
             mask = rng.integers(0, 12, (36, 48), np.uint8)
-            mask[mask == 11] = 255
+            mask = np.where(mask == 11, unlabelled, mask + first)
             Image.fromarray(image).save(root / f'images/{split}/{i}.png')
-            Image.fromarray(mask).save(root / f'masks/{split}/{i}.png')
+            Image.fromarray(mask.astype(np.uint8)).save(root / f'masks/{split}/{i}.png')
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     cfg.default_hooks.checkpoint.interval = 2
     cfg.dump('street.py')

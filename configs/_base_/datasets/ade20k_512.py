@@ -47,6 +47,7 @@ val_dataloader = dict(
         data_prefix=dict(
             img_path='images/validation',
             seg_map_path='annotations/validation'),
+        test_mode=True,
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 

@@ -46,6 +46,7 @@ val_dataloader = dict(
         data_root=data_root,
         data_prefix=dict(
             img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
+        test_mode=True,
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
