@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -90,8 +89,9 @@ def check_masks(dataset: dict, key: str) -> list[str]:
 
     For mmxvit's data sets for mmseg. What values they have is checked of
     ``SOME_MASKS`` (see :func:`_check_values`), and of all where they are
-    loaded. Of more than ``MANY_IMAGES`` nothing else is looked at. Arguments and results as
-    for :func:`check_coco`; images of another suffix are left out.
+    loaded. Of more than ``MANY_IMAGES`` nothing else is looked at. Arguments
+    and results as for :func:`check_coco`; images of another suffix are left
+    out.
     """
     from mmxvit.datasets.label_masks import check_bands, other_size
     built = DATASETS.build({**dataset, 'pipeline': []})

@@ -193,9 +193,9 @@ def test_own_masks(ignore_index, first, unlabelled, script, failure):
         for i in range(count):
             image = rng.integers(0, 255, (36, 48, 3), np.uint8)
             mask = rng.integers(0, 12, (36, 48), np.uint8)
-            mask = np.where(mask == 11, unlabelled, mask + first)
+            mask = np.where(mask == 11, unlabelled, mask + first).astype('u1')
             Image.fromarray(image).save(root / f'images/{split}/{i}.png')
-            Image.fromarray(mask.astype(np.uint8)).save(root / f'masks/{split}/{i}.png')
+            Image.fromarray(mask).save(root / f'masks/{split}/{i}.png')
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     cfg.default_hooks.checkpoint.interval = 2
     cfg.dump('street.py')
