@@ -171,12 +171,12 @@ def test_cityscapes_is_tested_by_windows(path):
 
 def test_numbers_of_images_of_bdd100k():
     """9000 and 2000, as in LOLViT's paper."""
-    for path in CONFIGS:
-        if path.stem.endswith('bdd100k'):
-            cfg = Config.fromfile(path)
-            assert cfg.train_dataloader.dataset.indices == 9000
-            assert cfg.val_dataloader.dataset.indices == 2000
-            assert cfg.test_dataloader.dataset.indices == 2000
+    paths = [p for p in CONFIGS if p.stem.endswith('bdd100k')]
+    assert paths
+    for cfg in map(Config.fromfile, paths):
+        assert cfg.train_dataloader.dataset.indices == 9000
+        assert cfg.val_dataloader.dataset.indices == 2000
+        assert cfg.test_dataloader.dataset.indices == 2000
 
 
 @every_config
